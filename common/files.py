@@ -70,7 +70,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems that cannot do it (some network mounts) say EINVAL and are let be."""
+    """Make the rename itself durable; file systems that cannot (some network mounts) say EINVAL and are let be."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,7 +176,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: the file is empty, truncated, not UTF-8, too deeply nested, or holds a number that is not finite.
+        DamagedFileError: the file is empty, truncated, not UTF-8, too deep, or holds a number that is not finite.
     """
     raw = Path(path).read_bytes()
     if not raw.strip():
