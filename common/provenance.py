@@ -32,11 +32,11 @@ def provenance() -> dict[str, Any]:
     """Describe code, libraries and machine as plain JSON values.
 
     Returns:
-        ``git``: {``commit`` (40 hex digits or "unknown"), ``dirty`` (True if outside ``results/`` a tracked file differs
-        or an untracked one is not ignored, None if unknown)}; ``versions``: {python, torch, pytorch_lightning, numpy,
-        fairpress: version or "unknown"}; ``platform``; ``cpu``: {``model``, ``cores`` (that this process may use),
-        ``int8_instructions``};
-        ``threads`` (of torch, inside one operation); ``gpus`` (names); ``date`` (UTC, ISO 8601, whole seconds).
+        ``git``: {``commit`` (40 hex digits or "unknown"), ``dirty`` (True if, outside ``results/``, a tracked file
+        differs or an untracked one is not ignored, None if unknown)}; ``versions``: {python, torch,
+        pytorch_lightning, numpy, fairpress: version or "unknown"}; ``platform``; ``cpu``: {``model``, ``cores`` (that
+        this process may use), ``int8_instructions``}; ``threads`` (of torch, inside one operation); ``gpus`` (names);
+        ``date`` (UTC, ISO 8601, whole seconds).
         The name of the host is not recorded.
     """
     import torch
