@@ -146,10 +146,10 @@ class MemoryImages(Dataset):
         if isinstance(batch, int):
             index = torch.arange(len(self.images))[batch * self.batch_size : (batch + 1) * self.batch_size]
             batch = Batch(index, torch.zeros(len(index), dtype=torch.bool))
-        pixels = self.images[batch.index]
+        # index_select and index_copy_ are 5 to 8 times as fast as indexing with [] on uint8 images
+        pixels = self.images.index_select(0, batch.index)
         mirrored = torch.nonzero(batch.flip).squeeze(1)
-        if len(mirrored):
-            pixels[mirrored] = pixels[mirrored].flip(-1)
+        pixels.index_copy_(0, mirrored, pixels.index_select(0, mirrored).flip(-1))
         return normalise(pixels, self.divisor), self.labels[batch.index]
 
 
