@@ -1,0 +1,1 @@
+"""Group metrics with the counts and the uncertainty behind them: the one place where Fairpress asks whom it hurts."""
