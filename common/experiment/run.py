@@ -1,0 +1,224 @@
+"""Execute one run: its phases, its benchmark, its result. Everything here happens in the process that owns the run."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from common.experiment.arm import Arm, Phase, Run, canonical_run
+from common.experiment.callbacks import (
+    KeepEpochs,
+    Progress,
+    Report,
+    SeededEpochs,
+    StopAtNonFiniteLoss,
+    derived_seed,
+)
+from common.experiment.spec import Place, Spec, build, resolve_target
+from common.experiment.store import Store
+from common.provenance import provenance
+from common.tracking import Tracking
+from common.weights import save_weights
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How runs are executed here; none of it is part of a run's digest.
+
+    Attributes:
+        data: the user's data root.
+        threads: CPU threads of one run (the last bits of a result depend on it; provenance records it).
+        devices, nodes: passed to Lightning's Trainer.
+        tracking: where curves and tables are logged.
+    """
+
+    data: Path | None = None
+    threads: int = 1
+    devices: int = 1
+    nodes: int = 1
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
+    """Do what is left of a run and store its outcome.
+
+    Args:
+        run: what to compute; its parents are finished.
+        store: where it goes and where its parents' weights come from.
+        machine: threads, devices, data root.
+        report: receives progress events (dicts).
+
+    Returns:
+        `"ok"`, `"failed"` or `"running"` (another process is at it). A failure is recorded with its traceback and not raised:
+        the other runs of the table go on.
+    """
+    with store.lock(run.digest) as mine:
+        if not mine:
+            return "running"
+        if store.status(run.digest) == "ok":
+            return "ok"
+        store.set_state(run.digest, "running", label=run.label)
+        torch.set_num_threads(machine.threads)
+        try:
+            _compute(run, store, machine, report)
+        except Exception as error:  # recorded, shown in the table, and in the exit status of the command
+            store.set_state(
+                run.digest,
+                "failed",
+                label=run.label,
+                error={"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()},
+            )
+            report({"error": f"{type(error).__name__}: {error}"})
+            return "failed"
+        return "ok"
+
+
+def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
+    arm, folder = run.arm, store.folder(run.digest)
+    place = _place_of(run, store, machine)
+    started = time.time()
+    seconds: dict[str, float] = {}
+
+    report({"phase": "data"})
+    data: L.LightningDataModule = build(_with_seed(arm.data, run.seed), place)
+    data.prepare_data()
+    data.setup("fit")
+    L.seed_everything(derived_seed(run.seed, "build"), verbose=False)
+    method: L.LightningModule = build(arm.method, place)
+    seconds["data"] = time.time() - started
+
+    config = canonical_run(arm, run.seed, place)
+    with machine.tracking.run(arm=arm.name, seed=run.seed, config=config, digest=run.digest) as tracker:
+        for index, phase in enumerate(arm.phases):
+            since = time.time()
+            _phase(run, index, phase, method, data, folder, machine, tracker.logger, report)
+            seconds[phase.name] = seconds.get(phase.name, 0.0) + time.time() - since
+        report({"phase": "benchmark"})
+        since = time.time()
+        measured = build(arm.benchmark, place).measure(method, data)
+        seconds["benchmark"] = time.time() - since
+        save_weights(method.network, folder / "network.safetensors")
+        seconds["total"] = time.time() - started
+        result = {
+            "schema": SCHEMA,
+            "digest": run.digest,
+            "arm": arm.name,
+            "title": arm.title,
+            "seed": run.seed,
+            "status": "ok",
+            "spec": config,
+            "parents": {parent.arm.name: parent.digest for parent in run.parents},
+            "metrics": measured.metrics,
+            "pairs": measured.pairs,
+            "cost": measured.cost,
+            "provenance": {
+                **provenance(),
+                "threads": machine.threads,
+                "devices": machine.devices * machine.nodes,
+                "data": data.fingerprint(),
+            },
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        }
+        store.finish(run.digest, result, measured.scores, measured.tables)
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink()
+        tracker.summary(measured.metrics)
+
+
+def _phase(
+    run: Run,
+    index: int,
+    phase: Phase,
+    method: L.LightningModule,
+    data: L.LightningDataModule,
+    folder: Path,
+    machine: Machine,
+    logger: Any,
+    report: Report,
+) -> None:
+    """Run one phase, or take its end state from disk when it was finished before an interruption."""
+    finished = folder / f"phase-{index}.ckpt"
+    if finished.exists():
+        method.load_state_dict(torch.load(finished, weights_only=True))
+        return
+    report({"phase": phase.name})
+    L.seed_everything(derived_seed(run.seed, index, phase.name), verbose=False)
+    start_phase = getattr(method, "start_phase", None)
+    if start_phase is not None:
+        start_phase(phase.name)
+    if phase.compute is not None:
+        getattr(method, phase.compute)(data)
+    else:
+        _fit(run, index, phase, method, data, folder, machine, logger, report)
+    partial = finished.with_suffix(".part")
+    torch.save(method.state_dict(), partial)
+    partial.replace(finished)
+
+
+def _fit(
+    run: Run,
+    index: int,
+    phase: Phase,
+    method: L.LightningModule,
+    data: L.LightningDataModule,
+    folder: Path,
+    machine: Machine,
+    logger: Any,
+    report: Report,
+) -> None:
+    last = folder / f"last-{index}.ckpt"
+    on_accelerator = torch.cuda.is_available()
+    callbacks: list[Callback] = [
+        SeededEpochs(run.seed, f"{index}:{phase.name}"),
+        StopAtNonFiniteLoss(every=20 if on_accelerator else 1),
+        Progress(report, phase.name),
+        ModelCheckpoint(folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
+    ]
+    if run.arm.keep:
+        callbacks.append(KeepEpochs(run.arm.keep, folder))
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+        precision=run.arm.precision,  # type: ignore[arg-type]
+        max_epochs=phase.epochs if phase.epochs is not None else -1,
+        max_steps=phase.steps if phase.steps is not None else -1,
+        callbacks=callbacks,
+        logger=logger,
+        log_every_n_steps=20,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,  # our loaders shard by themselves, with the order fixed by (seed, epoch)
+        default_root_dir=folder,
+    )
+    trainer.fit(method, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _place_of(run: Run, store: Store, machine: Machine) -> Place:
+    by_arm = {parent.arm: parent.digest for parent in run.parents}
+
+    def weights(arm: Arm, kept: str) -> Path:
+        return store.weights(by_arm[arm], kept)
+
+    return Place(data=machine.data, weights=weights, digest=lambda arm: by_arm[arm])
+
+
+def _with_seed(data: Spec, seed: int) -> Spec:
+    """The data module of a run: one that has an order to seed (an argument `seed`) and does not fix it takes the run's seed."""
+    takes_seed = "seed" in inspect.signature(resolve_target(data.target)).parameters
+    return data.replace(seed=seed) if takes_seed and "seed" not in dict(data.options) else data

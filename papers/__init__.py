@@ -1,0 +1,1 @@
+"""One folder a paper; `papers.registry` finds them by their `paper.toml`."""
