@@ -1,0 +1,58 @@
+# Fairpress: one target a paper. `make help` says what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PAPERS := $(patsubst papers/%/paper.toml,%,$(wildcard papers/*/paper.toml))
+
+SCALE ?= demo
+OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $(DATA)) $(if $(JOBS),--jobs $(JOBS)) \
+          $(if $(THREADS),--threads $(THREADS)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
+          $(if $(WANDB),--wandb $(WANDB)) $(if $(STORE),--store $(STORE))
+
+.DEFAULT_GOAL := help
+.PHONY: help list setup test lint types redraw data clean $(PAPERS)
+
+help: ## this text
+	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
+	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path]"
+	@echo
+	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  papers:         $(PAPERS)"
+
+list: ## papers: family, basis, scales run, verdicts
+	@$(PYTHON) -m papers list
+
+setup: $(VENV)/.ready ## make .venv and install the pinned dependencies (done by itself when needed)
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Fairpress needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}: call make PYTHON=/path/to/python3.11")'
+	@echo "setting up .venv (once; some minutes, about 5 GB with PyTorch's CUDA libraries)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[deploy,dev]'
+	@touch $@
+
+$(PAPERS): $(VENV)/.ready
+	@$(PY) -m papers $@ $(OPTIONS)
+
+redraw: $(VENV)/.ready ## draw every committed table, plot and verdict again from results/, without training
+	@$(PY) -m papers redraw
+
+data: ## data sets: what they are, their terms, how to get them, whether they are there (DATA=/path)
+	@$(PYTHON) -m datasets $(if $(DATA),--root $(DATA))
+
+lint: $(VENV)/.ready ## ruff
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.ready ## mypy
+	@$(VENV)/bin/mypy
+
+test: lint types ## the whole test suite
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
+
+clean: ## remove caches; results and the store of runs stay
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Anything else is taken for a paper, so that a typo is answered with the nearest name.
+.DEFAULT:
+	@$(PYTHON) -m papers $@ $(OPTIONS)
