@@ -23,6 +23,8 @@ VARIANTS = ("insightface", "tface")
 class IResNetBlock(nn.Module):
     """BN, conv 3x3, BN, PReLU, conv 3x3 (stride), BN, plus the shortcut; nothing follows the addition."""
 
+    residual = True  # as in MobileFaceNet's bottlenecks; quantization puts an output quantizer after such units
+
     def __init__(
         self, in_channels: int, channels: int, stride: int, downsample: nn.Module | None, activation: str
     ) -> None:
