@@ -100,14 +100,18 @@ def inequity_rate(fmr: npt.ArrayLike, fnmr: npt.ArrayLike, alpha: float = 0.5) -
     return np.asarray(differential(fmr) ** alpha * differential(fnmr) ** (1 - alpha))
 
 
+def mean_difference(values: npt.ArrayLike) -> FloatArray:
+    """Half the mean absolute difference between two different groups: (sum_ij |x_i - x_j|) / (2 G (G-1))."""
+    ordered = np.sort(_rates(values), axis=-1)
+    size = ordered.shape[-1]
+    # sum_ij |x_i - x_j| = 2 sum_k (2k - G + 1) x_(k) over the sorted values, k from 0
+    return np.asarray((ordered * (2 * np.arange(size) - size + 1)).sum(axis=-1) / (size * (size - 1)))
+
+
 def gini(error: npt.ArrayLike) -> FloatArray:
     """Gini coefficient times G/(G-1): 0 = equal, 1 = one group has all the errors. No error at all: 0, our choice."""
-    values = _rates(error)
-    size = values.shape[-1]
-    # sum_ij |x_i - x_j| = 2 sum_k (2k - G + 1) x_(k) over the sorted rates, k from 0
-    spread = 2 * (np.sort(values, axis=-1) * (2 * np.arange(size) - size + 1)).sum(axis=-1)
-    total = values.sum(axis=-1)
-    return np.where(total == 0, 0.0, spread / (2 * (size - 1) * np.where(total == 0, 1.0, total)))
+    mean = _rates(error).mean(axis=-1)
+    return np.where(mean == 0, 0.0, mean_difference(error) / np.where(mean == 0, 1.0, mean))
 
 
 def garbe(fmr: npt.ArrayLike, fnmr: npt.ArrayLike, alpha: float = 0.5) -> FloatArray:
