@@ -143,8 +143,9 @@ def _take_over(
 def replace_layers(
     network: nn.Module, convert: Callable[[str, nn.Module], nn.Module | None], keep_float: Iterable[str] = ()
 ) -> nn.Module:
-    """Replaces every module for which `convert(qualified name, module)` returns another one, in place; returns the
-    network.
+    """Replaces every module for which `convert(qualified name, module)` returns one, in place; returns the network.
+
+    `convert` returns None to have the module's children visited, and the module itself to leave all of it as it is.
 
     A module used in two places is replaced once. Modules named in `keep_float` (with all they contain) stay. Raises
     ValueError for a name in `keep_float` that does not exist, for convolutions and linear layers of kinds that would
@@ -160,14 +161,13 @@ def replace_layers(
         if name in kept and name:
             return module
         if id(module) not in replaced:
+            _refuse_hooks(name, module)
             new = convert(name, module)
-            if new is None or new is module:
+            if new is None:
                 _refuse_unknown(name, module)
                 for child_name, child in module._modules.items():
                     if child is not None:
                         module._modules[child_name] = visit(f"{name}.{child_name}".lstrip("."), child)
-            else:
-                _refuse_hooks(name, module)
             replaced[id(module)] = module if new is None else new
         return replaced[id(module)]
 
@@ -175,6 +175,7 @@ def replace_layers(
 
 
 def _refuse_unknown(name: str, module: nn.Module) -> None:
+    """Layers that hold most of a network's weights and that `convert` did not know."""
     if isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear):
         raise ValueError(
             f"The layer {name or 'network'} is a {type(module).__name__}; only plain nn.Conv2d and nn.Linear are "
@@ -183,6 +184,9 @@ def _refuse_unknown(name: str, module: nn.Module) -> None:
 
 
 def _refuse_hooks(name: str, module: nn.Module) -> None:
+    """Hooks of a layer whose parameters a new layer takes over."""
+    if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.PReLU):
+        return
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise ValueError(
             f"The layer {name or 'network'} carries hooks (pruning, a weight norm or a tap), which quantization would "

@@ -66,10 +66,10 @@ def quantize_network(
         return RunningRangeActivation(activation_bits, gradient).to(_device(like))
 
     def convert(name: str, module: nn.Module) -> nn.Module | None:
-        if weights is not None and type(module) is nn.Conv2d:
-            return QuantConv2d.from_float(module, weights)
-        if weights is not None and type(module) is nn.Linear:
-            return QuantLinear.from_float(module, weights)
+        if type(module) is nn.Conv2d:
+            return module if weights is None else QuantConv2d.from_float(module, weights)
+        if type(module) is nn.Linear:
+            return module if weights is None else QuantLinear.from_float(module, weights)
         if activation_bits is None:
             return module if type(module) in (nn.PReLU, *PARAMETER_FREE_ACTIVATIONS) else None
         if type(module) is nn.PReLU:
