@@ -110,9 +110,11 @@ def check_pairs(group: npt.ArrayLike, group_names: Sequence[str], **columns: npt
 def subjects_per_group(group: IntArray, n_groups: int, subject_a: npt.ArrayLike, subject_b: npt.ArrayLike) -> IntArray:
     """Number of different subjects in the pairs of every group, int64 [n_groups]."""
     inside = group >= 0
-    members = np.concatenate([np.asarray(subject_a)[inside], np.asarray(subject_b)[inside]]).astype(np.int64)
-    both = np.stack([np.tile(group[inside], 2), members])
-    return np.bincount(np.unique(both, axis=1)[0], minlength=n_groups)
+    subject, member = np.unique(
+        np.concatenate([np.asarray(subject_a)[inside], np.asarray(subject_b)[inside]]), return_inverse=True
+    )
+    memberships = np.unique(np.tile(group[inside], 2) * max(subject.size, 1) + member)
+    return np.bincount(memberships // max(subject.size, 1), minlength=n_groups)
 
 
 def group_rates(

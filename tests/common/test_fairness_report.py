@@ -152,7 +152,7 @@ def test_intervals_cover_the_gap_that_was_planted(truth):
     expected = dict(zip(names, [100 * truth[0], 100 * min(truth), 100 * np.ptp(truth)], strict=True))
     hits = dict.fromkeys(names, 0)
     for seed in range(60):
-        found = verification_report(**simulate(truth, seed), draws=200)["intervals"]
+        found = verification_report(**simulate(truth, seed, per_class=150), draws=150)["intervals"]
         found["A"] = found["group_accuracy"]["A"]
         for name in names:
             hits[name] += found[name][0] <= expected[name] <= found[name][1]
