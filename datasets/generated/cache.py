@@ -1,0 +1,116 @@
+"""Rendered once: a directory of arrays, each file named by the digest of everything that decides its content.
+
+A file is a magic line, one line of JSON (names, types, shapes, SHA-256 of the payload) and the arrays' raw bytes.
+It is written beside its
+name and renamed, so that readers, and processes that render the same set at once, only ever see whole files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"fairpress-arrays-1\n"
+Arrays = dict[str, np.ndarray]
+
+
+def directory() -> Path:
+    """Where rendered sets lie: the environment variable FAIRPRESS_CACHE, else `.store/data` in the checkout."""
+    chosen = os.environ.get("FAIRPRESS_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parents[2] / ".store" / "data"
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Digest of the generator's own source, so that no edit of the renderer is ever answered with pictures of an
+    older one."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """First 20 hex digits of the SHA-256 of `settings` in canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:20]
+
+
+def cached(settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that `settings` decide: read and verified if they were made before, else made by `make` and stored.
+
+    A damaged file is announced with a warning and made anew. Raises OSError, with what to do, when the directory
+    cannot be written.
+    """
+    path = directory() / f"faces-{digest({**settings, 'source': source_digest()})}.bin"
+    if path.exists():
+        try:
+            return read(path)
+        except ValueError as error:
+            warnings.warn(f"{error} It is rendered again.", stacklevel=2)
+    arrays = make()
+    write(path, arrays)
+    return arrays
+
+
+def read(path: Path) -> Arrays:
+    """Arrays of one file. Raises ValueError naming the file when its bytes are not those that were written."""
+    data = path.read_bytes()
+    end = data.find(b"\n", len(MAGIC))
+    if not data.startswith(MAGIC) or end < 0:
+        raise ValueError(f"{path} is not a file of rendered images, or its head is damaged.")
+    payload = memoryview(data)[end + 1 :]
+    try:
+        head = json.loads(data[len(MAGIC) : end])
+        expected, layout = (
+            head["sha256"],
+            [(str(n), np.dtype(t), tuple(int(s) for s in shape)) for n, t, shape in head["arrays"]],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has a damaged head ({error}).") from error
+    if hashlib.sha256(payload).hexdigest() != expected:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one written into it.")
+    arrays, at = {}, 0
+    for name, kind, shape in layout:
+        count = math.prod(shape)
+        if kind.hasobject or at + count * kind.itemsize > len(payload):
+            raise ValueError(f"{path} is damaged: array {name!r} does not fit in the file.")
+        arrays[name] = np.frombuffer(payload, dtype=kind, count=count, offset=at).reshape(shape).copy()
+        at += count * kind.itemsize
+    return arrays
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    """Write `arrays` so that `path` is at every moment absent, the old file or the whole new one."""
+    payload = [np.ascontiguousarray(array) for array in arrays.values()]
+    check = hashlib.sha256()
+    for array in payload:
+        check.update(array.data)
+    layout = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    head = json.dumps({"sha256": check.hexdigest(), "arrays": layout}).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    except OSError as error:
+        advice = "set FAIRPRESS_CACHE to a directory that can be written."
+        raise OSError(f"The rendered images cannot be kept in {path.parent} ({error}); {advice}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(MAGIC + head)
+            for array in payload:
+                file.write(array.data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
