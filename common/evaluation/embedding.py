@@ -194,7 +194,7 @@ def _checked(
     rows, left, right = np.asarray(embeddings), np.asarray(first), np.asarray(second)
     if rows.ndim != 2 or left.ndim != 1 or left.shape != right.shape:
         raise ValueError(
-            f"Embeddings {rows.shape}, first {left.shape}, second {right.shape} do not fit: [N, D], [P] and [P] expected."
+            f"Embeddings {rows.shape}, first {left.shape}, second {right.shape} do not fit: [N, D], [P], [P] expected."
         )
     for name, ends in (("first", left), ("second", right)):
         if ends.dtype.kind not in "iu":
