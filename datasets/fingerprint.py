@@ -1,0 +1,36 @@
+"""Short checksums of what decides the data: two runs with equal fingerprints saw the same images, labels and pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+
+def of_arrays(*arrays: np.ndarray) -> str:
+    """16 hex digits over dtype, shape and content of arrays, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes() if array.dtype != object else "\0".join(map(str, array)).encode())
+    return digest.hexdigest()[:16]
+
+
+def of_names(names: Iterable[str]) -> str:
+    """16 hex digits over a sequence of names, in order."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def of_file(path: str | Path) -> str:
+    """16 hex digits (SHA-256) over the content of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

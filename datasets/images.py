@@ -1,0 +1,103 @@
+"""Image files as uint8 RGB tensors, read lazily or all at once, with errors that name the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datasets.errors import CorruptImage
+
+#: columns of a 112x112 crop that networks for 112x96 see (the 96-pixel ArcFace template is the same, x - 8)
+CENTRE_96 = (8, 104)
+MAX_SIDE = 8192  # no face image is larger; refuses decompression bombs before anything is allocated
+
+
+def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> Image.Image:
+    """Encoded image -> RGB image; with `size` = (height, width) it must have that size.
+
+    Raises:
+        CorruptImage: not an image, truncated, or of another size; the message begins with `where`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if max(image.size) > MAX_SIDE:
+            raise CorruptImage(f"{where}: {image.size[0]} x {image.size[1]} pixels is no face image.")
+        if size is not None and (image.height, image.width) != tuple(size):
+            raise CorruptImage(
+                f"{where}: the image is {image.height} high and {image.width} wide, expected are {size[0]} and "
+                f"{size[1]}. Align and crop it first."
+            )
+        return image.convert("RGB")
+    except CorruptImage:
+        raise
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
+        raise CorruptImage(f"{where}: {len(data)} bytes that cannot be decoded as an image ({error}).") from error
+
+
+def to_tensor(images: Sequence[Image.Image], columns: tuple[int, int] | None = None) -> torch.Tensor:
+    """Equally large RGB images -> uint8 [B, 3, H, W]; `columns` = (first, end) keeps only those columns."""
+    pixels = np.stack([np.asarray(image) for image in images])
+    if columns is not None:
+        pixels = pixels[:, :, columns[0] : columns[1]]
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+class ImageFiles:
+    """Image files as a sequence that decodes what it is asked for.
+
+    `files[3]`, `files[10:20]` and `files[[4, 2]]` give uint8 tensors ([3, H, W] for an integer, else [B, 3, H, W]).
+
+    Args:
+        root: folder of the files.
+        files: paths relative to it.
+        size: (height, width) that every image must have after `prepare`.
+        columns: (first, end) of the columns that are kept, None for all.
+        prepare: called with the decoded image and its relative path before the size is checked (alignment, crop).
+
+    Raises (on access):
+        FileNotFoundError: a file is missing.
+        CorruptImage: a file cannot be decoded or has another size.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        files: Sequence[str],
+        size: tuple[int, int] = (112, 112),
+        columns: tuple[int, int] | None = None,
+        prepare: Callable[[Image.Image, str], Image.Image] | None = None,
+    ) -> None:
+        self.root, self.files, self.size = Path(root), tuple(files), size
+        self.columns, self.prepare = columns, prepare
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | torch.Tensor) -> torch.Tensor:
+        if isinstance(index, int):
+            return to_tensor([self.image(self.files[index])], self.columns)[0]
+        if isinstance(index, slice):
+            chosen: Sequence[str] = self.files[index]
+        else:
+            chosen = [self.files[int(i)] for i in index]
+        if not chosen:
+            width = self.columns[1] - self.columns[0] if self.columns else self.size[1]
+            return torch.zeros(0, 3, self.size[0], width, dtype=torch.uint8)
+        return to_tensor([self.image(file) for file in chosen], self.columns)
+
+    def image(self, file: str) -> Image.Image:
+        """One image, prepared and of the promised size."""
+        path = self.root / file
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} is named in a list of the data set but does not exist.") from error
+        image = decode(data, str(path), self.size if self.prepare is None else None)
+        if self.prepare is not None:
+            image = self.prepare(image, file)
+        return image

@@ -1,0 +1,129 @@
+"""InsightFace's `.bin` verification sets (`lfw.bin`, `agedb_30.bin`, `African_test.bin`, ...).
+
+The file is a pickle of (images, issame): 2P encoded images in pair order and P booleans (InsightFace
+`arcface_mxnet/common/build_eval_pack.py`, `arcface_torch/eval/verification.py` `load_bin`). It is read by
+`datasets.plain_pickle`, which runs nothing that the file asks for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from datasets import catalog
+from datasets.errors import BadList, CorruptImage
+from datasets.images import decode, to_tensor
+from datasets.pairs import PairSet
+from datasets.plain_pickle import PlainArray, unpickle_plain
+
+
+def read_bin(path: str | Path, dataset: str = "verification_bins") -> tuple[list[bytes], np.ndarray]:
+    """Encoded images (2P, pair k is images 2k and 2k + 1) and issame bool [P] of a `.bin` file.
+
+    Raises:
+        DatasetNotFound: there is no such file.
+        UnsafePickle: not a plain pickle.
+        BadList: a pickle of something else than a verification set.
+    """
+    path = catalog.require(dataset, path)
+    content = unpickle_plain(path.read_bytes(), str(path))
+    if not (isinstance(content, (tuple, list)) and len(content) == 2):
+        raise BadList(f"{path} is a pickle, but not of (images, issame).")
+    images, same = (part.array if isinstance(part, PlainArray) else part for part in content)
+    if not isinstance(images, (list, tuple)) or not isinstance(same, (list, tuple, np.ndarray)) or not len(same):
+        raise BadList(f"{path} is a pickle, but not of two lists (images, issame).")
+    if len(images) != 2 * len(same):
+        raise BadList(f"{path} has {len(images)} images for {len(same)} pairs, expected {2 * len(same)}.")
+    encoded = []
+    for k, image in enumerate(images):
+        if isinstance(image, PlainArray) and image.array.dtype == np.uint8:
+            image = image.array.tobytes()
+        if not isinstance(image, (bytes, bytearray)):
+            raise BadList(f"{path}: image {k} is a {type(image).__name__}, expected encoded bytes.")
+        encoded.append(bytes(image))
+    flags = [value for value in same]
+    if any(not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (0, 1) for value in flags):
+        raise BadList(f"{path}: issame must hold booleans.")
+    return encoded, np.array(flags, dtype=bool)
+
+
+def contiguous_folds(pairs: int, folds: int = 10) -> np.ndarray:
+    """Fold int64 [P] of contiguous blocks like scikit-learn's KFold(shuffle=False): the first P % folds are longer."""
+    sizes = [pairs // folds + (k < pairs % folds) for k in range(folds)]
+    return np.repeat(np.arange(folds), sizes)
+
+
+def components(images: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Connected components int64 [N] of the graph whose edges are the pairs (first, second)."""
+    graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(images, images))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """Resize so that the shorter side is `side` (bilinear), as `load_bin` does with images that are not 112x112."""
+    if min(image.size) == side:
+        return image
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+
+
+def read_pair_set(
+    path: str | Path,
+    name: str = "",
+    side: int = 112,
+    columns: tuple[int, int] | None = None,
+    divisor: float = 127.5,
+    group: str = "",
+    dataset: str = "verification_bins",
+) -> PairSet:
+    """A `.bin` set as a `PairSet`, decoded into one uint8 tensor; each different image is held once.
+
+    The format names no subjects. They are **derived**: two images are of one subject if they are byte-identical or
+    joined by a chain of genuine pairs. A person whose images never meet in a genuine pair therefore counts as several
+    subjects, so intervals that resample these subjects are slightly too narrow; where the official list exists, the
+    set's own reader knows better. Folds are ten contiguous blocks, as in InsightFace's evaluation.
+
+    Args:
+        path: the `.bin` file.
+        name: name of the set; the file's stem if empty.
+        side: height and width of the images.
+        columns: (first, end) of the columns that are kept, None for all.
+        divisor: of the pixel normalisation.
+        group: name of the group to which all pairs belong, "" for none.
+        dataset: catalog key used in the error if the file is missing.
+
+    Raises:
+        DatasetNotFound, UnsafePickle, BadList: see `read_bin`.
+        CorruptImage: an image cannot be decoded or is not square; names file and image number.
+    """
+    encoded, same = read_bin(path, dataset)
+    position: dict[bytes, int] = {}
+    where = np.array([position.setdefault(image, len(position)) for image in encoded], dtype=np.int64)
+    first, second = where[0::2], where[1::2]
+    numbers = {index: k for k, index in reversed(list(enumerate(where.tolist())))}
+    pixels = []
+    for index, image in enumerate(position):
+        label = f"{path}, image {numbers[index]} of {len(encoded)}"
+        decoded = shorter_side(decode(image, label), side)
+        if decoded.size != (side, side):
+            raise CorruptImage(
+                f"{label}: the image is {decoded.height} x {decoded.width} after resizing, expected {side} x {side}."
+            )
+        pixels.append(to_tensor([decoded], columns))
+    return PairSet(
+        name=name or Path(path).stem,
+        images=torch.cat(pixels),
+        first=first,
+        second=second,
+        same=same,
+        fold=contiguous_folds(len(same)),
+        subject=components(len(position), first[same], second[same]),
+        group=np.full(len(same), 0 if group else -1),
+        group_names=(group,) if group else (),
+        divisor=divisor,
+    )
