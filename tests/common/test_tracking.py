@@ -107,6 +107,11 @@ for worker in workers:
     worker.join()
     print(worker.name, worker.exitcode)
 assert "wandb" not in sys.modules, "the parent imported wandb, and its workers would share one service"
+
+# A process that ends as usual: wandb sends what it has to send at exit.
+with tracker("offline", "quantface", "demo", sys.argv[1] + "/parent") as tracking:
+    tracking.start_run("table", None, {}, "0")
+    tracking.log_table(["a"], [[1]])
 """
 
 
