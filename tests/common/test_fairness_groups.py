@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.evaluation.scores import ScoreList
 from common.fairness import groups, summary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -253,3 +254,11 @@ def test_copies_of_every_pair_change_counts_only(pairs):
         np.testing.assert_array_equal(once[name].rate, twice[name].rate)
         np.testing.assert_array_equal(once[name].subjects, twice[name].subjects)
         np.testing.assert_array_equal(2 * once[name].denominator, twice[name].denominator)
+
+
+def test_the_operating_point_is_that_of_the_overall_score_list(pairs):
+    mated = pairs["mated"] == 1
+    for target in (0.013, 0.05, 0.29):
+        ours = groups.operating_point(pairs["score"], ~mated, target)
+        theirs = ScoreList(pairs["score"], mated).tar_at_far(target)
+        assert (ours.threshold, ours.realised_fmr) == (theirs.threshold, theirs.far)
