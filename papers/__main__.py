@@ -102,7 +102,7 @@ def _list(arguments: list[str]) -> int:
                 "scales": list(paper.scales),
                 "run": list(stored),
                 "verdicts": {
-                    scale: {verdict["claim"]: verdict["verdict"] for verdict in table["verdicts"]}
+                    scale: {verdict["key"]: verdict["verdict"] for verdict in table["verdicts"]}
                     for scale, table in stored.items()
                 },
             }

@@ -27,7 +27,7 @@ class Paper:
         title, family, year: as published; family is one of `FAMILIES`.
         basis: what our specification rests on: `code`, `text` or `reconstruction`.
         scales: the scales that `table.py` offers, smallest first.
-        reported: the paper's own numbers: `row`, `metric`, `value`, `unit`, `source`, `verified` each.
+        reported: the paper's own numbers: `row`, `metric`, `value`, `unit`, `source` (where it was read), `verified` each.
         fields: the whole file.
     """
 
@@ -98,6 +98,14 @@ def read_paper(path: Path) -> Paper:
         year=int(fields["year"]),
         basis=str(fields["basis"]),
         scales=tuple(fields["scales"]),
-        reported=tuple(fields.get("reported", [])),
+        reported=tuple({**entry, "source": _source(path, fields, entry)} for entry in fields.get("reported", [])),
         fields=fields,
     )
+
+
+def _source(path: Path, fields: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Where a number was read: the text that its `source` names in `[sources]`."""
+    sources = fields.get("sources", {})
+    if entry["source"] not in sources:
+        raise PaperError(f"{path}: source '{entry['source']}'{nearest(str(entry['source']), sources)}")
+    return str(sources[entry["source"]])

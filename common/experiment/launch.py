@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+import torch
+
 from common.experiment.arm import Run
 from common.experiment.run import Machine, execute
 from common.experiment.store import Store
+from common.provenance import usable_cores
 
 POLL_SECONDS = 0.2
 
@@ -177,3 +180,10 @@ def _output_to(path: os.PathLike[str]) -> Any:
         yield
 
 
+
+
+def default_jobs(threads: int) -> int:
+    """Runs at a time where nobody says: as many as the cores carry, one on an accelerator."""
+    if torch.cuda.is_available():
+        return 1
+    return max(1, usable_cores() // threads)

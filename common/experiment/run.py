@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from common.experiment.callbacks import (
 from common.experiment.spec import Place, Spec, build, resolve_target
 from common.experiment.store import Store
 from common.provenance import provenance
-from common.tracking import Tracking
+from common.tracking import tracker
 from common.weights import save_weights
 
 SCHEMA = 1
@@ -39,14 +39,16 @@ class Machine:
         data: the user's data root.
         threads: CPU threads of one run (the last bits of a result depend on it; provenance records it).
         devices, nodes: passed to Lightning's Trainer.
-        tracking: where curves and tables are logged.
+        tracking: `disabled`, `offline` or `online`; paper, scale: group and tag of what is tracked.
     """
 
     data: Path | None = None
     threads: int = 1
     devices: int = 1
     nodes: int = 1
-    tracking: Tracking = field(default_factory=Tracking)
+    tracking: str = "disabled"
+    paper: str = ""
+    scale: str = ""
 
 
 def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
@@ -98,11 +100,12 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     seconds["data"] = time.time() - started
 
     config = canonical_run(arm, run.seed, place)
-    with machine.tracking.run(arm=arm.name, seed=run.seed, config=config, digest=run.digest) as tracker:
+    with tracker(machine.tracking, machine.paper, machine.scale, store.root) as tracking:
+        tracking.start_run(arm.name, run.seed, config, run.digest)
         for index, phase in enumerate(arm.phases):
             since = time.time()
-            _phase(run, index, phase, method, data, folder, machine, tracker.logger, report)
-            seconds[phase.name] = seconds.get(phase.name, 0.0) + time.time() - since
+            _phase(run, index, phase, method, data, folder, machine, tracking.logger, report)
+            seconds[phase.name] = time.time() - since
         report({"phase": "benchmark"})
         since = time.time()
         measured = build(arm.benchmark, place).measure(method, data)
@@ -130,9 +133,9 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
         store.finish(run.digest, result, measured.scores, measured.tables)
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink()
-        tracker.summary(measured.metrics)
+        tracking.log_summary(measured.metrics)
+    for checkpoint in folder.glob("*.ckpt"):
+        checkpoint.unlink()
 
 
 def _phase(
@@ -219,6 +222,8 @@ def _place_of(run: Run, store: Store, machine: Machine) -> Place:
 
 
 def _with_seed(data: Spec, seed: int) -> Spec:
-    """The data module of a run: one that has an order to seed (an argument `seed`) and does not fix it takes the run's seed."""
-    takes_seed = "seed" in inspect.signature(resolve_target(data.target)).parameters
-    return data.replace(seed=seed) if takes_seed and "seed" not in dict(data.options) else data
+    """The data module of a run: what has an order to seed (an argument `seed`) and does not fix it takes the run's seed."""
+    options = {name: _with_seed(v, seed) if isinstance(v, Spec) else v for name, v in data.options}
+    if "seed" in inspect.signature(resolve_target(data.target)).parameters:
+        options.setdefault("seed", seed)
+    return data.replace(**options)

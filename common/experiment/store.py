@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -141,14 +140,31 @@ class Store:
         write_json_atomically(folder / "result.json", result)
         self.set_state(digest, "ok")
 
-    def publish(self, digest: str, folder: Path) -> None:
-        """Copy the small files of a finished run into `folder` as `<digest>.json`, `<digest>.npz` and its pair tables."""
-        folder.mkdir(parents=True, exist_ok=True)
-        result = self.result(digest)
-        _copy(self.folder(digest) / "scores.npz", folder / f"{digest}.npz")
-        for name in set(result["pairs"].values()):
-            _copy(self.root / "pairs" / f"pairs-{name}.npz", folder / f"pairs-{name}.npz")
-        _copy(self.folder(digest) / "result.json", folder / f"{digest}.json")
+    def publish(self, digest: str, folder: Path, arm: str, title: str, seed: int) -> None:
+        """Copy what redraws a table into `folder`: `<digest>.json`, `<digest>.npz` and its pair tables.
+
+        A run that is not ok leaves its status and its error. `arm` and `title` are what this table calls the run: another paper
+        that shares it may call it differently.
+        """
+        status = self.status(digest)
+        if status == "ok":
+            result = {**self.result(digest), "arm": arm, "title": title}
+            _copy(self.folder(digest) / "scores.npz", folder / f"{digest}.npz")
+            for name in set(result["pairs"].values()):
+                _copy(self.root / "pairs" / f"pairs-{name}.npz", folder / f"pairs-{name}.npz")
+        else:
+            error = (self.state(digest) or {}).get("error", {})
+            result = {
+                "digest": digest,
+                "arm": arm,
+                "title": title,
+                "seed": seed,
+                "status": "interrupted" if status == "running" else status,
+                "error": {name: text for name, text in error.items() if name != "traceback"},
+            }
+        target = folder / f"{digest}.json"
+        if not target.exists() or read_json(target) != result:
+            write_json_atomically(target, result)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -156,16 +172,6 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
     write_atomically(path, buffer.getvalue())
-
-
-def table_name(arrays: Arrays) -> str:
-    """Content hash of a pair table: the first 12 hex digits of a SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _copy(source: Path, target: Path) -> None:

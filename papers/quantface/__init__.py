@@ -1,0 +1,1 @@
+"""QuantFace (Boutros et al., ICPR 2022)."""

@@ -1,0 +1,6 @@
+"""QuantFace on your own data: `python -m papers.quantface fit --help`."""
+
+from common.experiment.method_cli import method_cli
+
+if __name__ == "__main__":
+    method_cli("papers.quantface.method.QuantFace")

@@ -1,0 +1,167 @@
+"""From a paper and a scale to a judged table: plan, launch, publish, judge, draw, print."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.experiment.arm import Run, TablePlan
+from common.experiment.judge import judge
+from common.experiment.records import load_records
+from common.files import read_json, write_json_atomically
+from papers.registry import Paper
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN_FILE = re.compile(r"[0-9a-f]{16}\.(json|npz)|pairs-[0-9a-f]{12}\.npz")
+
+
+def reproduce(paper: Paper, options: argparse.Namespace) -> int:
+    """Run what is missing of a table and print it; returns the exit status (0 all runs ok, 1 some are not)."""
+    console = Console()
+    plan = load_plan(paper, options.scale)
+    seeds = options.seeds or plan.seeds
+    data = Path(options.data).resolve() if options.data else None
+    key = plan_key(paper, plan, seeds, data)
+    console.print(f"[bold]{paper.title}[/bold] ({paper.key}, scale {options.scale}): {plan.data_note}", highlight=False)
+    path = options.results / paper.key / f"{options.scale}.json"
+    if path.exists() and _is_current(read_json(path), key, options.store):
+        console.print("every run is in the store and nothing has changed since: nothing to train", highlight=False)
+        _print(console, paper, plan, options.scale, options.results)
+        return 0
+    runs, statuses = _launch(console, paper, plan, seeds, data, options)
+    _publish(paper, plan, runs, statuses, options, key)
+    draw(paper, plan, options.scale, options.results)
+    _track(paper, options)
+    _print(console, paper, plan, options.scale, options.results)
+    return 0 if all(status == "ok" for status in statuses.values()) else 1
+
+
+def load_plan(paper: Paper, scale: str) -> TablePlan:
+    """What the paper's `table.py` says for a scale."""
+    plan: TablePlan = importlib.import_module(f"papers.{paper.key}.table").plan(scale)
+    return plan
+
+
+def plan_key(paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | None) -> str:
+    """Hash of the plan and of the source code behind it: equal keys mean that nothing would be computed differently."""
+    digest = hashlib.sha256(repr((plan, tuple(seeds), str(data))).encode())
+    for folder in (ROOT / "common", ROOT / "datasets", ROOT / "papers" / paper.key):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_current(table: dict[str, Any], key: str, store_root: Path) -> bool:
+    from common.experiment.store import Store
+
+    store = Store(store_root)
+    same = table.get("plan") == key
+    return same and all(store.status(run["digest"]) == "ok" for run in table["runs"])
+
+
+def _launch(
+    console: Console, paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | None, options: argparse.Namespace
+) -> tuple[list[Run], dict[str, str]]:
+    from common.experiment.arm import plan_runs
+    from common.experiment.launch import default_jobs, launch
+    from common.experiment.progress import TerminalWatcher
+    from common.experiment.run import Machine
+    from common.experiment.store import Store
+
+    machine = Machine(
+        data=data,
+        threads=options.threads,
+        devices=options.devices,
+        nodes=options.nodes,
+        tracking=options.wandb,
+        paper=paper.key,
+        scale=options.scale,
+    )
+    runs = plan_runs(plan.arms, seeds, data)
+    watcher = TerminalWatcher(console)
+    try:
+        return runs, launch(runs, Store(options.store), machine, options.jobs or default_jobs(options.threads), watcher)
+    finally:
+        watcher.close()
+
+
+def _publish(
+    paper: Paper,
+    plan: TablePlan,
+    runs: Sequence[Run],
+    statuses: dict[str, str],
+    options: argparse.Namespace,
+    key: str,
+) -> None:
+    """Copy the small files of the table's runs to the results folder and say in `<scale>.json` which they are."""
+    from common.experiment.store import Store
+
+    folder = options.results / paper.key / options.scale
+    rows = {arm.name for arm in plan.arms}
+    listed = [run for run in runs if run.arm.name in rows]
+    for run in listed:
+        Store(options.store).publish(run.digest, folder, run.arm.name, run.arm.title, run.seed)
+    used = {f"{run.digest}.{ending}" for run in listed for ending in ("json", "npz")}
+    for run in listed:
+        used |= {f"pairs-{name}.npz" for name in read_json(folder / f"{run.digest}.json").get("pairs", {}).values()}
+    for path in folder.iterdir():
+        if RUN_FILE.fullmatch(path.name) and path.name not in used:
+            path.unlink()  # of an earlier version of this table
+    write_json_atomically(
+        options.results / paper.key / f"{options.scale}.json",
+        {
+            "paper": paper.key,
+            "scale": options.scale,
+            "plan": key,
+            "data": plan.data_note,
+            "runs": [
+                {"arm": run.arm.name, "seed": run.seed, "digest": run.digest, "status": statuses[run.digest]}
+                for run in listed
+            ],
+            "verdicts": [],
+        },
+    )
+
+
+def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> None:
+    """Judge the claims and draw table and plot from the files in the results folder; nothing is trained."""
+    from common.experiment.plot import draw_plot
+    from common.experiment.table import build_table, to_markdown
+
+    path = results / paper.key / f"{scale}.json"
+    records = load_records(path.with_suffix(""))
+    verdicts = judge(plan.claims, records)
+    table = build_table(paper, plan, scale, records)
+    write_json_atomically(
+        path, {**read_json(path), "verdicts": [verdict.to_dict() for verdict in verdicts], "table": table.to_dict()}
+    )
+    to_markdown(table, verdicts, path.with_suffix(".md"))
+    draw_plot(table, path.with_suffix(".svg"))
+
+
+def redraw(paper: Paper, results: Path) -> None:
+    """Draw every committed table of a paper again."""
+    for scale in paper.scales:
+        if (results / paper.key / f"{scale}.json").exists():
+            draw(paper, load_plan(paper, scale), scale, results)
+            print(f"{paper.key} {scale}: table, plot and verdicts drawn from {results / paper.key / scale}")
+
+
+def _print(console: Console, paper: Paper, plan: TablePlan, scale: str, results: Path) -> None:
+    raise SystemExit
+
+
+def _track(paper: Paper, options: argparse.Namespace) -> None:
+    raise SystemExit
+
+
+if __name__ == "__main__":
+    sys.exit("call python -m papers")
