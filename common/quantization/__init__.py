@@ -12,6 +12,7 @@ from common.quantization.observers import (
 )
 from common.quantization.quantize_network import quantize_network
 from common.quantization.schedule import RangeSchedule
+from common.quantization.storage import load_packed, packed_bytes, save_packed
 
 __all__ = [
     "RangeSchedule",
@@ -22,10 +23,13 @@ __all__ = [
     "fake_quantize",
     "freeze_ranges",
     "frozen_ranges",
+    "load_packed",
+    "packed_bytes",
     "quantize",
     "quantize_network",
     "quantize_uniform",
     "require_observed_ranges",
+    "save_packed",
     "set_tracking",
     "unfreeze_ranges",
 ]
