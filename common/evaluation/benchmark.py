@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.cost import measure_cost
+from common.cost import measure_cost, measure_latency
 from common.evaluation.embedding import embed, mean_removed_scores, pair_scores
 from common.evaluation.scores import ScoreList
 from common.evaluation.verification import folded_accuracy
 from common.fairness.report import verification_report
-from common.quantization import require_observed_ranges, save_packed
+from common.quantization import require_observed_ranges
+from common.quantization.storage import save_packed
 
 FAR_TARGETS = (1e-2, 1e-3)
 
@@ -132,10 +132,6 @@ class VerificationBenchmark:
             "pairs": len(score),
             "subjects": len(np.union1d(subject_a, subject_b)),
         }
-        for target in FAR_TARGETS:
-            point = curve.tar_at_far(target)
-            # Fewer than ten accepted impostors say nothing about such a rate (rule of the fairness reference, section 2).
-            metrics[f"tar_at_far_{target:.0e}".replace("e-0", "e-")] = 100 * point.tar if point.reliable else None
         metrics |= verification_report(
             score=score,
             correct=folded.correct,
@@ -147,6 +143,13 @@ class VerificationBenchmark:
             subject_b=subject_b,
             fmr=self.fmr,
         )
+        for target in FAR_TARGETS:
+            name_at = f"tar_at_far_{target:.0e}".replace("e-0", "e-")
+            point = curve.tar_at_far(target)
+            metrics[name_at] = 100 * point.tar if point.reliable else None
+            if not point.reliable:
+                metrics["undefined"] = [*metrics["undefined"], name_at]
+                metrics["undefined_reasons"][name_at] = f"fewer than ten of {point.impostors} impostors may be accepted"
         table = {
             "same": pairs.same,
             "fold": pairs.fold.astype(np.int16),
@@ -163,11 +166,10 @@ class VerificationBenchmark:
         found.scores[f"{name}/correct"] = folded.correct
 
     def _cost(self, network: nn.Module, size: tuple[int, ...]) -> dict[str, Any]:
-        return measure_cost(network, size, packed_writer=_write_packed, latency_repeats=self.latency_repeats).to_dict()
-
-
-def _write_packed(network: nn.Module, path: Path) -> int:
-    return save_packed(network, path)
+        cost: dict[str, Any] = asdict(measure_cost(network, size, packed_writer=save_packed))
+        if self.latency_repeats:
+            cost["latency_ms"] = measure_latency(network, size, repeats=self.latency_repeats).result()
+        return cost
 
 
 def table_name(arrays: Mapping[str, np.ndarray]) -> str:

@@ -157,7 +157,7 @@ class QuantFace(L.LightningModule):
             "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "interval": "step"},
         }
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
         nn.utils.clip_grad_norm_(self.student.parameters(), self.max_gradient_norm)
 
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.experiment.arm import Arm, Phase, TablePlan
 from common.experiment.claims import Claim
@@ -230,4 +230,118 @@ def _lab() -> TablePlan:
         claims=(*_embedded_claims("mobilefacenet_"), depth),
         seeds=(0, 1, 2),
         data_note="generated faces of 112 x 112 pixels: 2,000 identities",
+    )
+
+
+# --- real: a published network, real faces -------------------------------------------------------------------------
+
+
+def _real() -> TablePlan:
+    """Published MobileFaceNet (CASIA-WebFace), tuned on FairFace or on generated faces, tested on LFW's 6,000 pairs."""
+    network = spec("common.backbones.MobileFaceNet112x96")
+    weights = DataFile("weights/mobilefacenet_xiaoccer_068.ckpt")
+    lfw = spec("datasets.lfw.LFW", root=DataRoot(), width=96, divisor=128.0)
+    fairface = spec("datasets.fairface.FairFace", root=DataRoot(), width=96, divisor=128.0, batch_size=32)
+    generated = spec(
+        "datasets.generated.GeneratedFaces",
+        size=112,
+        width=96,
+        framing="arcface",
+        identities=980,
+        images_per_identity=4,
+        divisor=128.0,
+        batch_size=32,
+    )
+    benchmark = spec("common.evaluation.benchmark.VerificationBenchmark", flip="concatenate", centre="other_folds")
+    baseline = Arm(
+        name="fp32",
+        title="FP32, published weights",
+        method=spec("common.recognition.Pretrained", backbone=network, weights=weights),
+        data=lfw,
+        benchmark=benchmark,
+        series="full precision",
+        bits=32,
+    )
+    faces = {
+        "fairface": (spec("datasets.combined.TrainTest", train=fairface, test=lfw), "FairFace"),
+        "generated": (spec("datasets.combined.TrainTest", train=generated, test=lfw), "generated faces"),
+    }
+    recipe: dict[str, object] = {"tracked_steps": 30, "lr": 0.1, "reference_batch": 0}
+    family = Family("", "", baseline, network, weights, faces, Phase("finetune", epochs=1), recipe, benchmark)
+    arms = [baseline]
+    for bits in (8, 6, 4):
+        arms += [family.tuned(bits, "fairface"), family.tuned(bits, "generated")]
+        arms += [family.calibrated(bits, "fairface"), family.calibrated(bits, "fairface", "per_tensor")]
+    arms += [family.tuned(bits, "fairface", "per_tensor") for bits in (8, 6, 4)]
+    full, w8, w6 = "fp32", "w8a8_generated", "w6a6_generated"
+    return TablePlan(
+        arms=tuple(arms),
+        claims=(
+            claims.w8a8_is_nearly_free(full, w8, "lfw", ()),
+            claims.fewer_bits_fewer_hits(full, w8, w6, ("lfw",)),
+            claims.any_faces_will_do("w8a8_fairface", w8, ("lfw",)),
+            claims.tuning_beats_calibration("C6", "w6a6_fairface", "w6a6_fairface_ptq", "lfw", 6),
+            claims.tuning_beats_calibration("C6b", "w4a4_fairface", "w4a4_fairface_ptq", "lfw", 4),
+            claims.channels_beat_layers("G1", "w4a4_fairface", "w4a4_fairface_per_layer", "lfw", 4),
+            claims.gap_widens("F1", full, w6, "lfw", 6),
+            claims.gap_widens("F2", full, "w4a4_generated", "lfw", 4),
+        ),
+        seeds=(0,),
+        data_note="a published MobileFaceNet (CASIA-WebFace), tuned on FairFace or generated faces, tested on LFW by perceived gender",
+    )
+
+
+# --- paper: the paper's own data, networks and schedule ------------------------------------------------------------
+
+
+def _paper() -> TablePlan:
+    """MS1MV2 for training and "real" fine-tuning, a folder of generated faces for the synthetic one; 4 x 128 images a step."""
+    sets = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
+    ms1mv2 = spec(
+        "datasets.insightface.InsightFaceRecords", root=DataRoot(), batch_size=128, num_workers=8, verification=sets
+    )
+    gan = spec("datasets.image_folder.ImageFolderFaces", root=DataRoot("synthetic_faces"), batch_size=128, num_workers=8)
+    faces = {
+        "real": (ms1mv2, "MS1MV2"),
+        "synthetic": (spec("datasets.combined.TrainTest", train=gan, test=ms1mv2), "generated faces"),
+    }
+    benchmark = spec("common.evaluation.benchmark.VerificationBenchmark")
+    arms: list[Arm] = []
+    for key, (title, target, options) in NETWORKS.items():
+        network = spec(target, **options)
+        baseline = Arm(
+            name=f"{key}_fp32",
+            title=f"{title} FP32",
+            method=spec(
+                "common.recognition.FaceRecognizer",
+                backbone=network,
+                embedding_size=int(options.get("embedding_size", 512)),
+            ),
+            data=ms1mv2,
+            benchmark=benchmark,
+            phases=(Phase("train", epochs=16),),
+            series=f"{title} full precision",
+            bits=32,
+            reported=f"{key}_fp32",
+        )
+        arms.append(baseline)
+        for data, epochs, drops in (("real", 1, ()), ("synthetic", 11, PAPER_SYNTHETIC_DROP)):
+            recipe: dict[str, object] = {"lr_drops": drops}
+            phase = Phase("finetune", epochs=epochs)
+            family = Family(
+                f"{key}_", f"{title} ", baseline, network, WeightsOf(baseline), faces, phase, recipe, benchmark
+            )
+            arms += [replace(arm, reported=arm.name) for arm in (family.tuned(8, data), family.tuned(6, data))]
+    full, w8, w6 = "mobilefacenet_fp32", "mobilefacenet_w8a8_synthetic", "mobilefacenet_w6a6_synthetic"
+    return TablePlan(
+        arms=tuple(arms),
+        claims=(
+            claims.w8a8_is_nearly_free(full, w8, "lfw", sets[1:]),
+            claims.fewer_bits_fewer_hits(full, w8, w6, sets),
+            claims.hard_set_suffers_more(full, w6, "lfw", "cfp_fp"),
+            claims.depth_makes_it_worse(("iresnet18_", "iresnet50_", "iresnet100_"), "w6a6_synthetic", "cfp_fp"),
+            claims.any_faces_will_do("iresnet50_w8a8_real", "iresnet50_w8a8_synthetic", sets),
+        ),
+        seeds=(0,),
+        data_note="MS1MV2 in InsightFace's records, generated faces as a folder of images, the five pair sets of the paper",
     )
