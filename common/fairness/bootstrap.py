@@ -152,7 +152,7 @@ def accuracy_draws(
         if part.any():
             error[-1] += part.sum() / sizes[-1] * _divide(overall[:-1], overall[-1])
     error[np.array(sizes) == 0] = np.nan
-    return np.ascontiguousarray(np.maximum(1 - error, 0).transpose(2, 1, 0))
+    return np.ascontiguousarray((1 - error).transpose(2, 1, 0))
 
 
 def _weighted_sums(wrong: BoolArray, weights: WeightArray, rows: IntArray) -> FloatArray:

@@ -124,13 +124,13 @@ def test_unit_weights_give_the_accuracy_of_the_pair_list():
     assert found[6] == pytest.approx(correct.mean(), rel=1e-12)
 
 
-def test_a_group_without_error_is_exactly_perfect_in_every_draw():
-    same = np.array([True] * 3 + [False] * 7)  # shares 0.3 and 0.7, whose sum rounds
-    weights = np.full((1, 10), 3, dtype=np.float32)
-    assert bootstrap.accuracy_draws(np.ones(10, dtype=bool), weights, same, np.zeros(10, dtype=int), 1).tolist() == [
-        [[1, 1]]
-    ]
-    assert bootstrap.accuracy_draws(np.zeros(10, dtype=bool), weights, same, np.zeros(10, dtype=int), 1).min() >= 0
+def test_all_right_and_all_wrong_are_exactly_one_and_zero_in_every_draw():
+    group = np.zeros(10, dtype=int)
+    weights = np.arange(1, 41, dtype=np.float32).reshape(4, 10)
+    for mated in range(11):  # SER would turn a rounding error of a perfect group into a huge ratio
+        same = np.arange(10) < mated
+        found = bootstrap.accuracy_draws(np.array([[True] * 10, [False] * 10]), weights, same, group, 1)
+        np.testing.assert_array_equal(found, np.tile([[1.0, 1.0], [0.0, 0.0]], (4, 1, 1)))
 
 
 def test_a_part_without_weight_is_nan_and_not_zero():
