@@ -112,7 +112,7 @@ def test_undefined_values_are_none_with_a_reason():
 def test_a_group_without_a_false_match_gets_the_rule_of_three_and_leaves_the_inequity_rate_undefined():
     pairs = simulate([0.95, 0.9, 0.85])
     pairs["score"] = np.where(pairs["same"] | (pairs["group"] != 1), pairs["score"], -5.0)
-    report = verification_report(**pairs, draws=50)
+    report = verification_report(**pairs, fmr=0.05, draws=50)
     assert report["group_fmr"]["B"] == 0
     assert report["intervals"]["group_fmr"]["B"] == [0, pytest.approx(300 / report["counts"]["B"]["non_mated"])]
     assert report["undefined_reasons"] == {"ir": "the FMR of group 'B' is zero"}
