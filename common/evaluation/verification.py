@@ -11,6 +11,7 @@ folds and thresholds. All accuracies are ratios of exact counts. Rates are fract
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +33,7 @@ class FoldedAccuracy:
     std: float  # over folds, ddof 0
     fold_accuracy: NDArray[np.float64]  # [F]
     threshold: NDArray[np.float64]  # [F] distance fitted on the other folds; same person iff distance < threshold
-    threshold_index: NDArray[np.int64]  # [F] its place in the grid
+    threshold_index: NDArray[np.int64]  # [F] place in the grid of the first best threshold
     correct: NDArray[np.bool_]  # [P] each pair's decision at the threshold of its fold
     tpr: NDArray[
         np.float64
@@ -60,6 +61,7 @@ def folded_accuracy(
     fold: ArrayLike | None = None,
     folds: int = 10,
     thresholds: NDArray[np.float64] = DISTANCE_GRID,
+    ties: Literal["first", "mean"] = "first",
 ) -> FoldedAccuracy:
     """Accuracy of the k-fold verification protocol.
 
@@ -80,14 +82,18 @@ def folded_accuracy(
     tally = pairs.tally(grid)
     train_correct = tally.train[:, 1] + (tally.train_size[:, :1] - tally.train[:, 0])
     best = train_correct.argmax(axis=1)  # the first one: the smallest threshold among equals
-    correct = pairs.accepted(grid[best]) == pairs.labels
+    threshold = grid[best]
+    if ties == "mean":
+        equal = train_correct == train_correct.max(axis=1, keepdims=True)
+        threshold = (equal @ grid) / equal.sum(axis=1)
+    correct = pairs.accepted(threshold) == pairs.labels
     fold_accuracy = np.array([np.count_nonzero(correct[part]) for part in pairs.parts]) / tally.test_size.sum(axis=1)
     rate = tally.test / np.maximum(tally.test_size, 1)[:, :, None]
     return FoldedAccuracy(
         accuracy=float(fold_accuracy.mean()),
         std=float(fold_accuracy.std()),
         fold_accuracy=fold_accuracy,
-        threshold=grid[best],
+        threshold=threshold,
         threshold_index=best,
         correct=correct,
         tpr=rate[:, 1].mean(axis=0),

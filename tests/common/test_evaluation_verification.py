@@ -125,6 +125,19 @@ def test_uneven_threshold_grid() -> None:
         assert got.threshold_index[f] == np.argmax(hits)
 
 
+def test_mean_of_equally_good_thresholds() -> None:
+    distance, same = np.tile([1.0, 3.0], 4), np.tile([True, False], 4)
+    got = folded_accuracy(same, distance=distance, folds=4, thresholds=np.arange(0, 4.25, 0.5), ties="mean")
+    assert got.threshold.tolist() == [(1.5 + 2.0 + 2.5 + 3.0) / 4] * 4
+    assert got.threshold_index.tolist() == [3] * 4  # the first of them
+    first = folded_accuracy(same, distance=distance, folds=4, thresholds=np.arange(0, 4.25, 0.5))
+    assert first.threshold.tolist() == [1.5] * 4
+    moved = np.append(distance[:-2], [2.0, 2.0])  # the held-out pairs fall on different sides of the two rules
+    same[-1] = True
+    assert folded_accuracy(same, distance=moved, folds=4, ties="mean").fold_accuracy[3] == 1.0
+    assert folded_accuracy(same, distance=moved, folds=4).fold_accuracy[3] == 0.0
+
+
 def test_scores_that_depend_on_the_fold() -> None:
     score, same = made_up(300, seed=7)
     fold = contiguous_folds(300)
@@ -215,22 +228,23 @@ def test_thirty_times_the_speed_of_the_loop() -> None:
 
 
 @pytest.mark.speed
-@pytest.mark.parametrize(("dtype", "allowed"), [(np.float64, 4.0), (np.float32, 8.0)])
-def test_all_rates_cost_a_few_sorts(dtype: type, allowed: float) -> None:
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_all_rates_cost_a_few_sorts(dtype: type) -> None:
     """10-fold accuracy, per-pair decisions, EER, TAR at two FARs and a 512-point DET curve of a million scores.
 
-    ``np.sort`` uses vector instructions: on a processor with AVX-512 merely parting the list by label costs 0.4 of a
-    float64 sort.
+    The protocol works on float64 distances, so the yardstick is a float64 sort for both kinds of scores. Measured: 3.0
+    to 3.7 sorts (with AVX-512, where parting the list by label alone costs 0.4 sorts); the bound leaves room for a busy
+    machine.
     """
     score, same = made_up(1_000_000)
-    score, fold = score.astype(dtype), contiguous_folds(len(score))
+    given, fold = score.astype(dtype), contiguous_folds(len(score))
 
     def everything() -> None:
-        folded_accuracy(same, score=score, fold=fold)
-        scores = ScoreList(score, same)
+        folded_accuracy(same, score=given, fold=fold)
+        scores = ScoreList(given, same)
         assert 0 < scores.eer < scores.tar_at_far(1e-2).tar
         scores.tar_at_far(1e-3)
         scores.det()
 
     sort, ours = fastest(lambda: np.sort(score), everything, repetitions=9)
-    assert ours / sort <= allowed
+    assert ours / sort <= 5
