@@ -86,24 +86,21 @@ def _leading(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _quantize_dequantize(
-    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int
-) -> None:
-    """Writes x^ into `out` (which may be x)."""
+    x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, inplace: bool
+) -> torch.Tensor:
+    """x^, written over x if `inplace`.
+
+    Large dense tensors with one range are done piece by piece on a CPU, so that the passes stay in its cache.
+    """
     half = 2 ** (bits - 1)
-    torch.mul(x, scale, out=out).sub_(zero).round_().clamp_(-half, half - 1).add_(zero).div_(scale)
-
-
-def _quantize_dequantize_in_cache(
-    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int
-) -> None:
-    """The same, piece by piece where that is faster: large dense tensors with one range, on a CPU."""
-    dense = x.is_contiguous() and out.is_contiguous()
-    large = x.numel() > 2 * CHUNK and scale.ndim == 0 and x.device.type == "cpu"
-    if not (dense and large) or torch.compiler.is_compiling():
-        _quantize_dequantize(x, out, scale, zero, bits)
-        return
-    for piece, target in zip(x.view(-1).split(CHUNK), out.view(-1).split(CHUNK), strict=True):
-        _quantize_dequantize(piece, target, scale, zero, bits)
+    large = x.numel() > 2 * CHUNK and scale.ndim == 0 and x.device.type == "cpu" and x.is_contiguous()
+    if not large or torch.compiler.is_compiling():
+        y = x.mul_(scale) if inplace else x * scale
+        return y.sub_(zero).round_().clamp_(-half, half - 1).add_(zero).div_(scale)
+    y = x if inplace else torch.empty_like(x)
+    for source, target in zip(x.view(-1).split(CHUNK), y.view(-1).split(CHUNK), strict=True):
+        torch.mul(source, scale, out=target).sub_(zero).round_().clamp_(-half, half - 1).add_(zero).div_(scale)
+    return y
 
 
 class _PassThrough(torch.autograd.Function):
@@ -113,11 +110,9 @@ class _PassThrough(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, inplace: bool
     ) -> torch.Tensor:
-        out = x if inplace else torch.empty_like(x)
         if inplace:
             ctx.mark_dirty(x)
-        _quantize_dequantize_in_cache(x, out, scale, zero, bits)
-        return out
+        return _quantize_dequantize(x, scale, zero, bits, inplace)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -139,9 +134,7 @@ class _Masked(torch.autograd.Function):
     ) -> torch.Tensor:
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward((x >= low) & (x <= high))
-        out = torch.empty_like(x)
-        _quantize_dequantize_in_cache(x, out, scale, zero, bits)
-        return out
+        return _quantize_dequantize(x, scale, zero, bits, inplace=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
