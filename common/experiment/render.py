@@ -1,0 +1,269 @@
+"""Tables and verdicts as Markdown, LaTeX and CSV: pure functions from data to strings."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from common.experiment.judge import Verdict
+from common.experiment.rows import PAPER_SCALE, Cell, Column, Reported, Row
+from common.experiment.table import Table
+
+UNDEFINED = "undefined"
+UNITS = {"pp": " pp", "tau": "", "ratio": "", "%": " %", "MB": " MB"}
+
+
+def summary_line(table: Table, verdicts: Sequence[Verdict]) -> str:
+    """The result in one sentence: how much was measured, and how many claims hold."""
+    done = sum(1 for row in table.rows if row.seeds)
+    seeds = max((len(row.seeds) for row in table.rows), default=0)
+    words = []
+    for word, one, more in (
+        ("holds", "holds", "hold"),
+        ("fails", "fails", "fail"),
+        ("inconclusive",) * 3,
+        ("not judged",) * 3,
+    ):
+        count = sum(v.verdict == word for v in verdicts)
+        words += [f"{count} {one if count == 1 else more}"] if count else []
+    arms = f"{done} of {len(table.rows)} arms" if done < len(table.rows) else f"{done} arms"
+    text = f"{arms}, {seeds} seed{'s' * (seeds != 1)}, {table.scale} scale"
+    return f"{text}. Of {len(verdicts)} claims: {', '.join(words)}." if verdicts else f"{text}. No claims are judged."
+
+
+def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = "", figure: str = "") -> str:
+    """The page of a table as it is read on GitHub.
+
+    Args:
+        table, verdicts: what to show.
+        header: Markdown printed below the title (a link to the paper's README, say).
+        figure: file name of the plot beside the page.
+    """
+    parts = [f"# {table.title}: `{table.key}`, {table.scale} scale", f"**{summary_line(table, verdicts)}**"]
+    parts += [text for text in (header, table.data_note) if text]
+    if table.command:
+        parts.append(f"```\n{table.command}\n```")
+    head, body = grid(table)
+    parts += ["## Table", _markdown_table(head, body), "\n".join(f"- {line}" for line in legend(table))]
+    if figure:
+        parts.append(f"![Accuracy against stored size, and the groups]({figure})")
+    if table.fairness_set is not None:
+        head, body = group_grid(table)
+        parts += ["## Whom does compression hurt?", f"Accuracy of every group on {table.fairness_set}, in percent."]
+        parts.append(_markdown_table(head, body))
+    if verdicts:
+        head, body = verdict_grid(verdicts)
+        body = [[f"`{line[0]}`", line[1], f"**{line[2]}**", *line[3:]] for line in body]
+        parts += ["## Claims", _markdown_table(head, body), "\n".join(f"- {line}" for line in verdict_legend(verdicts))]
+    if table.reported:
+        parts += ["## Reported by the paper", *_reported_section(table)]
+    if table.provenance:
+        parts += ["## Provenance", "\n".join(f"- {line}" for line in table.provenance)]
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the main table as text."""
+    head = [
+        "arm",
+        *(column.title for column in table.columns),
+        *(f"paper: {name}" for name in table.reported_columns),
+        "seeds",
+    ]
+    body = []
+    for row in table.rows:
+        cells = _cells(row, [(row.cells.get(column.key), column) for column in table.columns])
+        beside = [_beside(row, metric) for metric in table.reported_columns]
+        seeds = str(len(row.seeds)) if len(row.seeds) == row.planned else f"{len(row.seeds)} of {row.planned}"
+        body.append([row.title, *cells, *beside, seeds])
+    return head, body
+
+
+def group_grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the accuracies of every group."""
+    where = table.fairness_set or ""
+    names = list(dict.fromkeys(name for row in table.rows for name in row.groups.get(where, {})))
+    column = Column("", "", "%", "")
+    body = [
+        [row.title, *_cells(row, [(row.groups.get(where, {}).get(name), column) for name in names])]
+        for row in table.rows
+    ]
+    return ["arm", *names], body
+
+
+def verdict_grid(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the claims table."""
+    head = ["claim", "says", "verdict", "effect [95 %]", "claimed", "smallest visible", "seeds", "people"]
+    body = []
+    for v in verdicts:
+        text = v.text + (" (ours, not the paper's)" if v.source == "suite" else "")
+        found = v.finding
+        if found is None:
+            body.append([v.key, text, v.verdict, "", "", "", "", ""])
+            continue
+        unit = UNITS.get(v.unit, "")
+        effect = f"{_signed(found.effect)}{unit} [{_signed(found.low)}, {_signed(found.high)}]"
+        claimed = f"{'tau' if v.unit == 'tau' else 'effect'} {'>' if found.above else '<'} {found.bound:g}{unit}"
+        word = v.verdict if v.verdict == v.uncorrected else f"{v.verdict} ({v.uncorrected} before correction)"
+        visible = (
+            ""
+            if v.smallest_visible is None
+            else f"{v.smallest_visible:.2f}{UNITS.get(v.unit) or ' pp' * (v.unit == 'tau')}"
+        )
+        body.append([v.key, text, word, effect, claimed, visible, str(len(v.seeds)), str(v.subjects)])
+    return head, body
+
+
+def legend(table: Table) -> list[str]:
+    """What every column is, and over what."""
+    sizes = [f"{name}: {pairs:,} pairs of {people:,} people" for name, (pairs, people) in table.sizes.items()]
+    lines = [
+        "10-fold verification accuracy in percent, at one global threshold a fold for all groups.",
+        *([f"Measured on {'; '.join(sizes)}."] if sizes else []),
+        "Mean ± standard deviation over seeds (ddof 1).",
+    ]
+    lines += [f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(":accuracy")]
+    if table.reported_columns:
+        lines.append(
+            "paper: what the paper reports, at its scale and on its data; in [brackets] when not read in its source"
+            + (
+                ". Not comparable with a row of another scale."
+                if table.scale != PAPER_SCALE
+                else "; *reproduced*: ours lies within its spread or the stated tolerance."
+            )
+        )
+    return lines + [f"Not finished: {problem}." for row in table.rows for problem in row.problems]
+
+
+def verdict_legend(verdicts: Sequence[Verdict]) -> list[str]:
+    """How verdicts were made, and what is special about some."""
+    judged = [v for v in verdicts if v.finding is not None]
+    lines = []
+    if judged:
+        lines = [
+            f"Intervals: bootstrap of seeds and people, {judged[0].draws:,} draws, the same for all arms. "
+            f"Verdicts: 95 %, {len(judged)} claims corrected together (Holm).",
+            "Effect: of several comparisons in a claim, the one that decides. Smallest visible: the smallest distance "
+            "from the claimed bound that this experiment would have seen with 80 % power; of an ordering, the smallest "
+            "step.",
+        ]
+    lines += [f"{v.key}: not judged, because {v.reason}." for v in verdicts if v.finding is None]
+    for v in judged:
+        if len(v.findings) > 1 and v.finding is not None:
+            lines.append(f"{v.key}: {v.finding.label} decides, of {len(v.findings)}.")
+        for step in v.steps:
+            lines.append(
+                f"{v.key}: {step.label} = {_signed(step.effect)} pp [{_signed(step.low)}, {_signed(step.high)}]."
+            )
+        lines += [f"{v.key}: {note}." for note in v.notes]
+    return lines
+
+
+def to_latex(table: Table) -> str:
+    """The main table for a paper (`booktabs`)."""
+    head, body = grid(table)
+    lines = [
+        f"% {table.title}: {table.key}, {table.scale} scale",
+        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        "\\toprule",
+    ]
+    lines.append(" & ".join(map(_latex, head)) + " \\\\")
+    lines.append("\\midrule")
+    lines += [" & ".join(map(_latex, line)) + " \\\\" for line in body]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """One line a run: what a spreadsheet or a data frame wants. Undefined numbers are empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "title", "series", "bits", "seed", "status", *(column.key for column in table.columns)])
+    for row in table.rows:
+        start = [row.name, row.title, row.series, "" if row.bits is None else f"{row.bits:g}"]
+        if row.word:
+            writer.writerow([*start, "", row.word, *[""] * len(table.columns)])
+        for at, seed in enumerate(row.seeds):
+            values = [row.cells[column.key].values[at][1] for column in table.columns]
+            writer.writerow([*start, seed, "ok", *("" if value is None else repr(value) for value in values)])
+    return out.getvalue()
+
+
+def _cells(row: Row, numbers: Sequence[tuple[Cell | None, Column]]) -> list[str]:
+    """A row's numbers as text; without a finished run, the word that says why."""
+    if row.word:
+        return [row.word, *["–"] * (len(numbers) - 1)]
+    return ["–" if cell is None else _number(cell, column) for cell, column in numbers]
+
+
+def _number(cell: Cell, column: Column) -> str:
+    """A number with as many digits as its spread warrants."""
+    if cell.mean is None:
+        return UNDEFINED if cell.values and column.key != "nominal" else "–"
+    if column.unit == "bytes":
+        return f"{cell.mean:,.0f}"
+    if column.unit == "x":
+        return f"{cell.mean:.2f}".rstrip("0").rstrip(".") + "x"
+    return f"{cell.mean:.2f}" if cell.std is None else f"{cell.mean:.2f} ± {cell.std:.2f}"
+
+
+def _beside(row: Row, metric: str) -> str:
+    number = row.reported.get(metric)
+    if number is None:
+        return ""
+    return _reported_value(number) + (" *reproduced*" if row.reproduced.get(metric) else "")
+
+
+def _reported_value(number: Reported) -> str:
+    text = f"{number.value:.2f}" + ("" if number.spread is None else f" ± {number.spread:.2f}")
+    return text if number.verified else f"[{text}]"
+
+
+def _reported_section(table: Table) -> list[str]:
+    """The paper's own numbers, rows by metrics, with the places where they were read."""
+    rows = list(dict.fromkeys(number.row for number in table.reported))
+    metrics = list(dict.fromkeys((number.metric, number.unit) for number in table.reported))
+    sources = list(dict.fromkeys(number.source for number in table.reported))
+    by_place = {(number.row, number.metric): number for number in table.reported}
+    body = []
+    for row in rows:
+        found = [by_place.get((row, metric)) for metric, _ in metrics]
+        read = sorted({sources.index(number.source) + 1 for number in found if number is not None})
+        body.append([row, *("" if n is None else _reported_value(n) for n in found), ", ".join(map(str, read))])
+    head = ["row", *(f"{metric} ({unit})" for metric, unit in metrics), "source"]
+    note = "The paper's numbers, on its data and at its scale"
+    if table.scale != PAPER_SCALE:
+        note += f": no number of a {table.scale} table can be set against them; what is compared are the claims"
+    where = [f"{at}. {source}" for at, source in enumerate(sources, start=1)]
+    return [
+        f"{note}. In [brackets]: not read in its source.",
+        _markdown_table(head, body),
+        "Sources:",
+        "\n".join(where),
+    ]
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    numbers = "|".join(["---", *["---:"] * (len(head) - 1)]) if "says" not in head else "|".join(["---"] * len(head))
+    return "\n".join([line(head), f"|{numbers}|", *(line(cells) for cells in body)])
+
+
+def _signed(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value + 0.0:+.2f}"
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (
+        ("\\", "\\textbackslash "),
+        ("&", "\\&"),
+        ("%", "\\%"),
+        ("_", "\\_"),
+        ("#", "\\#"),
+        ("±", "$\\pm$"),
+        ("–", "--"),
+    ):
+        text = text.replace(plain, escaped)
+    return text

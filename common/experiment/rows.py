@@ -1,0 +1,209 @@
+"""The rows of a table: what the finished runs of an arm say, and what the paper reports for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from common.experiment.records import RunRecord
+
+PAPER_SCALE = "paper"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of an arm over its finished seeds.
+
+    Attributes:
+        mean: over seeds; None when it is undefined at one of them.
+        std: sample standard deviation over seeds (ddof 1); None for fewer than two.
+        values: (seed, value) of every finished run; None = undefined there.
+    """
+
+    mean: float | None
+    std: float | None
+    values: tuple[tuple[int, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds.
+
+    Attributes:
+        key: `"<pair set>:<metric>"`, or the name of a cost; title: printed; help: what it is, in one line.
+        unit: `"%"`, `"pp"`, `"ratio"`, `"x"` or `"bytes"`.
+    """
+
+    key: str
+    title: str
+    unit: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A number that the paper reports.
+
+    Attributes:
+        row, metric, value, unit: as in `paper.toml`; source: where it was read; verified: whether it was read there.
+        scale: of the experiment that gave it; spread: what the paper states after its +-; tolerance: how far ours may
+            lie from it.
+    """
+
+    row: str
+    metric: str
+    value: float
+    unit: str
+    source: str
+    verified: bool
+    scale: str = PAPER_SCALE
+    spread: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Attributes:
+        name, title: of the arm; series, bits: where the figure draws it.
+        seeds: finished ones; planned: number of seeds that were asked for.
+        word: printed instead of numbers when no run is finished (`"failed"`, `"interrupted"`, `"not run"`); else empty.
+        problems: what happened to the runs that are not ok.
+        cells: column key -> number; groups: pair set -> group -> accuracy in percent.
+        reported: metric -> the paper's number for this arm; reproduced: metric -> whether ours agrees (scale `paper`
+            only).
+    """
+
+    name: str
+    title: str
+    series: str
+    bits: float | None
+    seeds: tuple[int, ...]
+    planned: int
+    word: str
+    problems: tuple[str, ...]
+    cells: Mapping[str, Cell]
+    groups: Mapping[str, Mapping[str, Cell]]
+    reported: Mapping[str, Reported] = field(default_factory=dict)
+    reproduced: Mapping[str, bool] = field(default_factory=dict)
+
+
+def cell(values: Sequence[tuple[int, float | None]]) -> Cell:
+    """Mean and sample standard deviation over seeds; undefined where one of them is."""
+    defined = [value for _, value in values if value is not None and math.isfinite(value)]
+    whole = len(defined) == len(values) > 0
+    return Cell(
+        mean=float(np.mean(defined)) if whole else None,
+        std=float(np.std(defined, ddof=1)) if whole and len(defined) > 1 else None,
+        values=tuple(
+            (seed, None if value is None or not math.isfinite(value) else float(value)) for seed, value in values
+        ),
+    )
+
+
+def make_row(
+    arm: Mapping[str, Any],
+    runs: Sequence[RunRecord],
+    columns: Sequence[Column],
+    sets: Sequence[str],
+    numbers: Sequence[Reported],
+    scale: str,
+    tolerance: float | None,
+) -> Row:
+    """The row of an arm from its runs; `numbers` are all of the paper's, `sets` the measured pair sets."""
+    name, bits = str(arm["name"]), arm.get("bits")
+    mine = sorted((run for run in runs if run.arm == name), key=lambda run: run.seed)
+    ok = [run for run in mine if run.ok]
+    cells = {column.key: cell([(run.seed, _value(run, column.key, bits)) for run in ok]) for column in columns if ok}
+    reported = {n.metric: n for n in numbers if n.row == (arm.get("reported_key") or name)}
+    return Row(
+        name=name,
+        title=str(arm.get("title") or name),
+        series=str(arm.get("series") or ""),
+        bits=None if bits is None else float(bits),
+        seeds=tuple(run.seed for run in ok),
+        planned=len(mine),
+        word="" if ok else _word(mine),
+        problems=_problems(mine),
+        cells=cells,
+        groups={s: _groups(ok, s) for s in sets if any(group_accuracy(run, s) for run in ok)},
+        reported=reported,
+        reproduced=_reproduced(reported, cells, tolerance) if scale == PAPER_SCALE else {},
+    )
+
+
+def _reproduced(
+    reported: Mapping[str, Reported], cells: Mapping[str, Cell], tolerance: float | None
+) -> dict[str, bool]:
+    """Whether our accuracy lies within the paper's spread or the stated tolerance; absent where neither is known."""
+    found = {}
+    for metric, number in reported.items():
+        ours = cells.get(f"{metric}:accuracy")
+        limits = [limit for limit in (number.spread, number.tolerance) if limit is not None]
+        limits = limits or ([tolerance] if tolerance is not None else [])
+        comparable = number.scale == PAPER_SCALE and number.verified and number.unit == "%"
+        if comparable and limits and ours is not None and ours.mean is not None:
+            found[metric] = abs(ours.mean - number.value) <= max(limits) + 1e-9
+    return found
+
+
+def make_reported(entry: Mapping[str, Any]) -> Reported:
+    """One entry of `paper.toml`."""
+    optional = {name: float(entry[name]) for name in ("spread", "tolerance") if entry.get(name) is not None}
+    return Reported(
+        row=str(entry["row"]),
+        metric=str(entry["metric"]),
+        value=float(entry["value"]),
+        unit=str(entry["unit"]),
+        source=str(entry["source"]),
+        verified=bool(entry["verified"]),
+        scale=str(entry.get("scale", PAPER_SCALE)),
+        **optional,
+    )
+
+
+def _value(run: RunRecord, key: str, bits: float | None) -> float | None:
+    pair_set, _, metric = key.rpartition(":")
+    if pair_set:
+        value = run.metrics.get(pair_set, {}).get(metric)
+    elif key == "nominal":
+        value = None if not bits else 32 / bits
+    else:
+        value = run.cost.get(key)
+    return None if value is None else float(value)
+
+
+def _groups(ok: Sequence[RunRecord], pair_set: str) -> dict[str, Cell]:
+    names = dict.fromkeys(name for run in ok for name in group_accuracy(run, pair_set))
+    return {name: cell([(run.seed, group_accuracy(run, pair_set).get(name)) for run in ok]) for name in names}
+
+
+def group_accuracy(run: RunRecord, pair_set: str) -> Mapping[str, float | None]:
+    """Accuracy of every group on a pair set, percent; empty where it was not measured."""
+    return run.metrics.get(pair_set, {}).get("group_accuracy") or {}
+
+
+def _word(mine: Sequence[RunRecord]) -> str:
+    """What to say of an arm without a finished run: the worst that happened to it."""
+    statuses = {run.status for run in mine}
+    return next((word for word in ("failed", "interrupted") if word in statuses), "not run")
+
+
+def _problems(mine: Sequence[RunRecord]) -> tuple[str, ...]:
+    """What happened to the runs that are not ok; runs that share a fate share a line."""
+    fates: dict[tuple[str, str], list[int]] = {}
+    for run in mine:
+        if not run.ok:
+            error = run.error or {}
+            why = ": ".join(str(error[name]) for name in ("type", "message") if error.get(name))
+            fates.setdefault((run.status, why), []).append(run.seed)
+    return tuple(
+        f"{mine[0].arm} {status} at seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        + (f" ({why})" if why else "")
+        for (status, why), seeds in fates.items()
+    )

@@ -1,0 +1,162 @@
+"""A table as data: one row an arm, numbers computed from stored runs, the paper's own numbers beside them.
+
+Nothing here is typed in by hand and nothing is compared that cannot be: the paper's numbers keep their own column and
+scale, and only a row of scale `paper` can be marked *reproduced*. How a table looks is in `common.experiment.render`,
+its figure in `common.experiment.plot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.experiment.records import RunRecord
+from common.experiment.rows import Column, Reported, Row, group_accuracy, make_reported, make_row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper at one scale.
+
+    Attributes:
+        key, title: of the paper; scale: of this reproduction; data_note: what data it used; command: what made it.
+        columns: ours; reported_columns: metrics of the paper that stand beside them; rows: the arms, in printing order.
+        reported: all of the paper's numbers.
+        fairness_set: pair set of the group columns (None without groups); sizes: pair set -> (pairs, people).
+        provenance: lines that say what made the numbers.
+    """
+
+    key: str
+    title: str
+    scale: str
+    data_note: str
+    columns: tuple[Column, ...]
+    reported_columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reported: tuple[Reported, ...]
+    fairness_set: str | None
+    sizes: Mapping[str, tuple[int, int]]
+    provenance: tuple[str, ...]
+    command: str = ""
+
+    def column(self, key: str) -> Column:
+        """A column by its key."""
+        return next(column for column in self.columns if column.key == key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def build_table(
+    runs: Sequence[RunRecord],
+    arms: Sequence[Mapping[str, Any]],
+    reported: Sequence[Mapping[str, Any]] = (),
+    *,
+    key: str,
+    title: str,
+    scale: str,
+    data_note: str = "",
+    command: str = "",
+    pair_sets: Sequence[str] = (),
+    fairness_set: str | None = None,
+    reported_columns: Sequence[str] | None = None,
+    tolerance: float | None = None,
+) -> Table:
+    """Make the table of a paper from its stored runs.
+
+    Args:
+        runs: every arm at every seed, in any order; what is not ok gives no number.
+        arms: rows in printing order: `name`, `title`, and optionally `series`, `bits` and `reported_key` (row of the
+            paper's numbers; its own name without it).
+        reported: entries of `paper.toml`: `row`, `metric` (a pair set's name for accuracies), `value`, `unit`,
+            `source`, `verified`, optionally `scale` (`paper`), `spread`, `tolerance`.
+        key, title, scale, data_note, command: see `Table`.
+        pair_sets: order of the accuracy columns; sets that are not named follow.
+        fairness_set: pair set of the group columns; the first one with groups when None.
+        reported_columns: metrics of the paper to print beside ours; when None those that are pair sets of this table,
+            or else the first two that its arms have.
+        tolerance: percent points within which a row of scale `paper` counts as reproduced where an entry states none.
+
+    Raises:
+        ValueError: two arms share a name, or the fairness set was not measured.
+    """
+    names = [str(arm["name"]) for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two arms of table '{key}' share a name: {', '.join(sorted(names))}")
+    ok = [run for run in runs if run.ok and run.arm in names]
+    measured = list(dict.fromkeys(name for run in sorted(ok, key=_by_arm(names)) for name in run.metrics))
+    sets = sorted(measured, key=lambda name: list(pair_sets).index(name) if name in pair_sets else len(pair_sets))
+    with_groups = [name for name in sets if any(group_accuracy(run, name) for run in ok)]
+    if fairness_set is not None and ok and fairness_set not in sets:
+        raise ValueError(f"pair set '{fairness_set}' of the group columns was not measured: {', '.join(sets)} were")
+    chosen = fairness_set if fairness_set in with_groups else next(iter(with_groups), None)
+    columns = _columns(sets, chosen)
+    numbers = tuple(make_reported(entry) for entry in reported)
+    rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance) for arm in arms)
+    beside = [metric for row in rows for metric in row.reported]
+    if reported_columns is None:
+        reported_columns = [name for name in sets if name in beside] or list(dict.fromkeys(beside))[:2]
+    return Table(
+        key=key,
+        title=title,
+        scale=scale,
+        data_note=data_note,
+        columns=columns,
+        reported_columns=tuple(name for name in reported_columns if name in beside),
+        rows=rows,
+        reported=numbers,
+        fairness_set=chosen,
+        sizes={name: _size(ok, name) for name in sets},
+        provenance=_provenance(ok),
+        command=command,
+    )
+
+
+def _columns(sets: Sequence[str], fairness_set: str | None) -> tuple[Column, ...]:
+    columns = [Column(f"{name}:accuracy", name, "%", f"10-fold verification accuracy on {name}") for name in sets]
+    if fairness_set is not None:
+        on = f"on {fairness_set}"
+        columns += [
+            Column(f"{fairness_set}:worst_group", "worst group", "%", f"lowest accuracy of a group {on}"),
+            Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of group accuracies {on} (ddof 1)"),
+            Column(f"{fairness_set}:ser", "SER", "ratio", f"highest group error / lowest {on}; 1 = equal"),
+        ]
+    return (
+        *columns,
+        Column("nominal", "nominal", "x", "32 / bits"),
+        Column("compression", "true", "x", "bytes of the same network in FP32 / bytes stored"),
+        Column("stored_bytes", "bytes", "bytes", "size of the stored file"),
+    )
+
+
+def _size(ok: Sequence[RunRecord], name: str) -> tuple[int, int]:
+    """Pairs and people of a pair set."""
+    metrics = next(run.metrics[name] for run in ok if name in run.metrics)
+    return int(metrics.get("pairs") or 0), int(metrics.get("subjects") or 0)
+
+
+def _by_arm(names: Sequence[str]) -> Any:
+    return lambda run: (names.index(run.arm), run.seed)
+
+
+def _provenance(ok: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Commits, versions and machines behind the finished runs, each once."""
+    lines: dict[str, None] = {}
+    for run in sorted(ok, key=lambda run: (run.arm, run.seed)):
+        made = run.provenance
+        git, versions, cpu = (made.get(name) or {} for name in ("git", "versions", "cpu"))
+        parts = [
+            f"commit {str(git['commit'])[:12]}" + " with local changes" * bool(git.get("dirty"))
+            if git.get("commit")
+            else "",
+            ", ".join(f"{name} {version}" for name, version in versions.items()),
+            str(cpu.get("model") or ""),
+            ", ".join(made.get("gpus") or []),
+            f"threads a run: {made['threads']}" if made.get("threads") else "",
+        ]
+        line = "; ".join(part for part in parts if part)
+        if line:
+            lines.setdefault(line)
+    return tuple(lines)
