@@ -13,14 +13,17 @@ import torch
 
 from datasets.generated.cache import cached
 from datasets.generated.identity import GROUPS, Group
-from datasets.generated.nuisance import DOMAINS, Nuisance
-from datasets.generated.pairlists import FOLDS, FRONTAL, PROFILE, build, protocols
-from datasets.generated.render import SMALLEST, VERSION, Photo, render, yaw_of
+from datasets.generated.nuisance import DOMAINS, FREE, FRONTAL, FRONTAL_YAW, SIDE, SIDE_YAW, Nuisance
+from datasets.generated.pairlists import FOLDS, build, protocols, views
+from datasets.generated.render import SMALLEST, VERSION, Photo, render, view_of
 from datasets.memory import MemoryLoader
 from datasets.pairs import PairSet
 
 SPACES = {"train": 0, "validation": 1, "test": 2, "second": 3}  # key spaces of people; no person lives in two of them
 CHUNK = 32  # images rendered at once
+POSES = (FRONTAL, FRONTAL, FRONTAL, SIDE, FREE, FREE, FREE, FREE, FREE, FREE)
+"""Poses of a test person's pictures, in turn, so that every person has pictures for the frontal and for the
+cross-pose pairs."""
 RANGE = 1 << 24  # identities of a group are numbered from group * RANGE
 
 
@@ -103,7 +106,7 @@ class GeneratedFaces(pl.LightningDataModule):
         seed: order and flips of the training images, nothing else.
         data_seed: which persons and pictures.
         test_identities_per_group, validation_identities_per_group: persons of the pair sets, at least 20 (two a fold).
-        test_images_per_identity: images of each of them.
+        test_images_per_identity: images of each of them, at least 4 (three frontal, one from the side).
         pairs_per_fold: genuine pairs a fold and group of "mixed" (as many impostor pairs); the other sets have up
             to a third of it.
         flip: mirror half of the training images.
@@ -138,7 +141,7 @@ class GeneratedFaces(pl.LightningDataModule):
             raise ValueError(f"size is {size} pixels; generated faces need at least {SMALLEST} to show their features.")
         least = {
             "images_per_identity": (images_per_identity, 1),
-            "test_images_per_identity": (test_images_per_identity, 2),
+            "test_images_per_identity": (test_images_per_identity, 4),
         }
         least |= {"batch_size": (batch_size, 1), "pairs_per_fold": (pairs_per_fold, 1), "data_seed": (data_seed, 0)}
         least["test_identities_per_group"] = (test_identities_per_group, 2 * FOLDS)
@@ -217,7 +220,7 @@ class GeneratedFaces(pl.LightningDataModule):
                 "fold": self.pairs_per_fold,
                 "folds": FOLDS,
             }
-            | {"frontal": FRONTAL, "profile": PROFILE},
+            | {"poses": POSES, "frontal_yaw": FRONTAL_YAW, "side_yaw": SIDE_YAW},
         }
 
     def _load_training(self) -> torch.Tensor:
@@ -234,10 +237,10 @@ class GeneratedFaces(pl.LightningDataModule):
             arrays = self._render(part, [people] * len(self.groups), each, "original")
             images = torch.from_numpy(arrays["images"])
             subject = np.repeat(np.arange(people * len(self.groups)), each)
-            key = (self.data_seed, SPACES[part])
+            view, key = views(arrays["yaw"], arrays["clear"]), (self.data_seed, SPACES[part])
             self._pools[part] = {
                 protocol.name: build(
-                    protocol, images, subject, subject // people, arrays["yaw"], self.group_names, key, self.divisor
+                    protocol, images, subject, subject // people, view, self.group_names, key, self.divisor
                 )
                 for protocol in protocols(self.pairs_per_fold)
             }
@@ -254,9 +257,10 @@ class GeneratedFaces(pl.LightningDataModule):
             "space": SPACES[space],
             "per_group": per_group,
         }
-        settings |= {"images": each, "groups": looks, "nuisance": asdict(nuisance)}
+        poses = POSES if space in self.people else (FREE,)
+        settings |= {"images": each, "poses": poses, "groups": looks, "nuisance": asdict(nuisance)}
         photos = [
-            Photo(self.data_seed, SPACES[space], g * RANGE + i, g, k)
+            Photo(self.data_seed, SPACES[space], g * RANGE + i, g, k, poses[k % len(poses)])
             for g, count in enumerate(per_group)
             for i in range(count)
             for k in range(each)
@@ -265,8 +269,9 @@ class GeneratedFaces(pl.LightningDataModule):
 
 
 def photograph(photos: list[Photo], groups: tuple[Group, ...], nuisance: Nuisance, size: int) -> dict[str, np.ndarray]:
-    """Render all `photos`: "images" uint8 [N,3,size,size] and "yaw" float32 [N], radians."""
+    """Render all `photos`: "images" uint8 [N,3,size,size], "yaw" float32 [N] in radians, "clear" bool [N]."""
     images = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(photos), CHUNK):
         images[start : start + CHUNK] = render(photos[start : start + CHUNK], groups, nuisance, size)
-    return {"images": images.numpy(), "yaw": np.array([yaw_of(photo, nuisance) for photo in photos], dtype=np.float32)}
+    yaw, clear = zip(*(view_of(photo, nuisance) for photo in photos), strict=True)
+    return {"images": images.numpy(), "yaw": np.array(yaw, dtype=np.float32), "clear": np.array(clear, dtype=bool)}

@@ -41,7 +41,7 @@ def eyes(p: SimpleNamespace, f: Frame, albedo: Tensor) -> None:
     paint(image, inside, p.iris * (ring * glow).unsqueeze(1))
     darken(image, cover(radius - 0.42 * p.iris_radius, edge) * alpha * 0.92)
     spark = (iu * c.side - 0.3 * p.iris_radius * p.light_side).square() + (iv + 0.35 * p.iris_radius).square()
-    paint(image, bump(spark / 0.0007) * alpha * 0.85, p.white)
+    paint(image, bump(spark / 0.0005) * alpha * 0.75, p.white)
     lash = cover((ev - upper + 0.004).abs() - (0.004 + 0.010 * p.lashes), edge) * (arch > -0.25)
     darken(image, lash * near * (0.45 + 0.45 * p.lashes))
 
@@ -53,7 +53,7 @@ def brows(p: SimpleNamespace, f: Frame, albedo: Tensor) -> None:
     b = (c.around - p.brow_x) / p.brow_length
     bv = c.v - p.brow_y + p.brow_arch * (1.0 - b * b) + p.brow_tilt * (b * p.brow_length) + p.asymmetry * c.side
     thick = p.brow_thickness * (1.0 - 0.42 * b.clamp(-1.0, 1.0))
-    hairs = 1.0 + 0.3 * wave(c.around * 14.0 - c.v * 10.0)
+    hairs = 1.0 + 0.16 * wave(c.around * 14.0 - c.v * 10.0)
     ends = ((1.0 - b.abs()) * 6.0).clamp_(0.0, 1.0)
     alpha = cover(bv.abs() - thick, SOFT * f.pixel + 0.015) * ends * hairs * p.brow_dark
     inside = ((0.16 - (c.v - p.brow_y).abs()) * 40.0).clamp_(0.0, 1.0)

@@ -202,7 +202,7 @@ def illumination(p: SimpleNamespace, f: Frame) -> tuple[Tensor, Tensor]:
     nz = nz + 0.08
     length = (nx * nx + ny * ny + nz * nz).sqrt_()
     facing = ((nx * p.light_x + ny * p.light_y + nz * p.light_z) / length).clamp_(min=0.0)
-    bright = p.ambient * (0.92 - 0.14 * ny.clamp(-1.0, 1.0)) + (1.12 - p.ambient) * facing
+    bright = p.ambient * (0.92 - 0.14 * ny.clamp(-1.0, 1.0)) + (1.04 - p.ambient) * facing
     shine = ((nx * p.half_x + ny * p.half_y + nz * p.half_z) / length).clamp_(min=0.0)
     for _ in range(4):
         shine = shine * shine

@@ -21,13 +21,13 @@ FEATURES: dict[str, tuple[float, float, float, float]] = {
     "face_width": (0.60, 0.038, 0.45, 0.75),
     "face_top": (0.86, 0.025, 0.75, 0.95),
     "face_low": (0.80, 0.045, 0.65, 0.95),
-    "jaw_taper": (0.26, 0.10, 0.0, 0.5),
-    "jaw_square": (0.50, 0.25, 0.0, 1.0),
+    "jaw_taper": (0.30, 0.10, 0.0, 0.5),
+    "jaw_square": (0.42, 0.25, 0.0, 1.0),
     "cheek": (0.03, 0.035, -0.04, 0.12),
     "chin": (0.13, 0.03, 0.05, 0.22),
     "depth": (1.12, 0.05, 1.0, 1.3),
     "asymmetry": (0.0, 0.010, -0.03, 0.03),
-    "neck_width": (0.37, 0.045, 0.25, 0.5),
+    "neck_width": (0.33, 0.045, 0.25, 0.5),
     "ear_size": (0.12, 0.02, 0.07, 0.18),
     "ear_y": (0.05, 0.03, -0.05, 0.15),
     # eyes
@@ -68,9 +68,9 @@ FEATURES: dict[str, tuple[float, float, float, float]] = {
     "hairline": (0.50, 0.085, 0.28, 0.72),
     "hair_curve": (0.55, 0.45, -0.4, 1.8),
     "widows_peak": (0.0, 0.05, -0.12, 0.15),
-    "hair_top": (0.10, 0.045, 0.0, 0.24),
+    "hair_top": (0.09, 0.055, 0.0, 0.24),
     "hair_side": (0.055, 0.04, 0.0, 0.18),
-    "hair_length": (0.25, 0.62, -0.25, 1.4),
+    "hair_length": (0.30, 0.65, -0.6, 1.5),
     "hair_light": (0.30, 0.26, 0.0, 1.0),
     "hair_red": (0.15, 0.45, 0.0, 1.0),
     "parting": (0.0, 0.28, -0.6, 0.6),
@@ -196,7 +196,7 @@ def person(group: Group, data_seed: int, space: int, identity: int) -> Mapping[s
     moles = rest[4 * WAVES : 4 * (WAVES + MOLES)].reshape(MOLES, 4)
     place = [0.20 * moles[:, 0], 0.22 * moles[:, 1] + 0.12, 0.022 + 0.005 * moles[:, 2]]
     out["texture"] = texture
-    out["moles"] = np.stack([*place, np.clip(0.6 * moles[:, 3] - 0.1, 0, 1) * 0.8], axis=1)
+    out["moles"] = np.stack([*place, np.clip(0.6 * moles[:, 3] - 0.1, 0, 1) * 0.6], axis=1)
     out["strands"] = rest[4 * (WAVES + MOLES) :]
     return out | colours({name: float(out[name]) for name in COLOURING})
 

@@ -17,7 +17,7 @@ class Nuisance:
 
     yaw_sd: float = 0.26
     """Turn to the side, radians."""
-    profile_share: float = 0.12
+    profile_share: float = 0.15
     """Share of images taken from the side: |yaw| uniform in 0.55..0.95 radians instead of normal."""
     pitch_sd: float = 0.14
     """Nod, radians."""
@@ -96,27 +96,38 @@ DOMAINS: dict[str, Nuisance] = {
 OCCLUDERS = ("none", "hand", "scarf", "cap", "object")
 
 
-def image_parameters(nuisance: Nuisance, rng: np.random.Generator) -> dict[str, float | np.ndarray]:
-    """Parameters of one photograph; every call takes the same number of draws from `rng`, whatever the settings."""
+FREE, FRONTAL, SIDE = 0, 1, 2
+"""Poses that a photographer may ask for: none, or unobstructed from the front or from the side."""
+FRONTAL_YAW, SIDE_YAW = 0.20, (0.55, 0.95)
+"""Largest |yaw| of a frontal picture and range of |yaw| of one from the side, radians (about 11, 32 and 54 degrees)."""
+
+
+def image_parameters(nuisance: Nuisance, rng: np.random.Generator, pose: int = FREE) -> dict[str, float | np.ndarray]:
+    """Parameters of one photograph; every call takes the same number of draws from `rng`, whatever the arguments."""
     normal = np.clip(rng.standard_normal(48), -CLIP, CLIP)
     uniform = rng.random(40)
     z, r = normal.tolist(), uniform.tolist()
     n = nuisance
     face = n.expression
-    profile = r[0] < n.profile_share
-    yaw = math.copysign(0.55 + 0.40 * r[1], r[2] - 0.5) if profile else n.yaw_sd * z[0]
+    side = pose == SIDE or (pose == FREE and r[0] < n.profile_share)
+    yaw = n.yaw_sd * z[0]
+    if side:
+        yaw = math.copysign(SIDE_YAW[0] + (SIDE_YAW[1] - SIDE_YAW[0]) * r[1], r[2] - 0.5)
+    elif pose == FRONTAL:
+        yaw = max(-FRONTAL_YAW, min(FRONTAL_YAW, 0.4 * yaw))
+    hidden = pose == FREE
     light = np.array([n.light_sd * z[5], -0.35 + 0.45 * n.light_sd * z[6], 1.0])
     light /= math.sqrt(float(light @ light))
     pick = r[3]
-    occluder = 0 if pick >= n.occluder else 1 + min(3, int(4 * pick / n.occluder))
+    occluder = 0 if not hidden or pick >= n.occluder else 1 + min(3, int(4 * pick / n.occluder))
     hue = uniform[16:28].reshape(4, 3)  # muted colours: things people wear and walls
     return {
         "yaw": yaw,
         "pitch": n.pitch_sd * z[1],
         "roll": n.roll_sd * z[2],
-        "zoom": 1.02 * (1.0 + n.scale_sd * z[3]),
+        "zoom": 0.97 * (1.0 + n.scale_sd * z[3]),
         "shift_x": n.shift_sd * z[4],
-        "shift_y": 0.04 + n.shift_sd * z[7],
+        "shift_y": 0.02 + n.shift_sd * z[7],
         "smile": face * 0.5 * z[8],
         "mouth_open": max(0.0, face * (0.6 * z[9] - 0.35)),
         "brow_raise": face * 0.016 * z[10],
@@ -132,8 +143,8 @@ def image_parameters(nuisance: Nuisance, rng: np.random.Generator) -> dict[str, 
         "noise": n.noise * r[5],
         "compression": n.compression * (0.2 + 1.8 * r[6] * r[6]),
         "glasses": 1.0 if r[7] < n.glasses else 0.0,
-        "sunglasses": 1.0 if r[8] < n.sunglasses else 0.0,
-        "mask_on": 1.0 if r[9] < n.mask else 0.0,
+        "sunglasses": 1.0 if hidden and r[8] < n.sunglasses else 0.0,
+        "mask_on": 1.0 if hidden and r[9] < n.mask else 0.0,
         "occluder": float(occluder),
         "place": uniform[10:16],
         "cloth": 0.08 + 0.72 * r[28] * (0.65 + 0.35 * hue[0]),

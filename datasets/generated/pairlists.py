@@ -14,15 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from datasets.generated.nuisance import FRONTAL_YAW, SIDE_YAW
 from datasets.pairs import PairSet
 
 FOLDS = 10
-FRONTAL = 0.15
-"""Largest |yaw| of a frontal image, radians (about 9 degrees)."""
-PROFILE = 0.50
-"""Smallest |yaw| of a profile image, radians (about 29 degrees)."""
+ANY, EASY, TURNED = 0, 1, 2
+"""What an image can serve as: anything; frontal and unobstructed; from the side and unobstructed."""
 
 Fits = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def views(yaw: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """ANY, EASY or TURNED of images by their yaw (radians) [N] and whether nothing hides the face [N]."""
+    turn = np.abs(yaw)
+    frontal, side = clear & (turn < FRONTAL_YAW + 1e-6), clear & (turn > SIDE_YAW[0] - 1e-6)
+    return np.where(frontal, EASY, np.where(side, TURNED, ANY))
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Protocol:
     that fit, and then
     equally few in every group, so that folds stay balanced over groups and over genuine and impostor pairs."""
     fits: Fits
-    """Whether images with these yaws (radians) may be compared; vectorised and symmetric."""
+    """Whether images of these views may be compared; vectorised and symmetric."""
 
 
 def anyhow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -43,17 +49,16 @@ def anyhow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def both_frontal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (np.abs(a) < FRONTAL) & (np.abs(b) < FRONTAL)
+    return (a == EASY) & (b == EASY)
 
 
 def across_pose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = np.abs(a), np.abs(b)
-    return ((a < FRONTAL) & (b > PROFILE)) | ((b < FRONTAL) & (a > PROFILE))
+    return ((a == EASY) & (b == TURNED)) | ((a == TURNED) & (b == EASY))
 
 
 def protocols(mixed: int) -> tuple[Protocol, ...]:
-    """ "mixed" (any two images), "frontal" (the easy set) and "cross_pose" (one frontal image, one from the side:
-    the hard set)."""
+    """The pair sets: "mixed" any two images, "frontal" two frontal and unobstructed ones (easy), "cross_pose" one such
+    image and one from the side (hard)."""
     smaller = max(1, mixed // 3)
     return (
         Protocol("mixed", mixed, anyhow),
@@ -62,11 +67,11 @@ def protocols(mixed: int) -> tuple[Protocol, ...]:
     )
 
 
-def candidates(subject: np.ndarray, yaw: np.ndarray, members: np.ndarray, fits: Fits) -> tuple[np.ndarray, np.ndarray]:
+def candidates(subject: np.ndarray, view: np.ndarray, members: np.ndarray, fits: Fits) -> tuple[np.ndarray, np.ndarray]:
     """All genuine and all impostor pairs [n,2] of the images `members` that fit."""
     a, b = np.triu_indices(len(members), 1)
     a, b = members[a], members[b]
-    allowed = fits(yaw[a], yaw[b])
+    allowed = fits(view[a], view[b])
     pairs = np.stack([a[allowed], b[allowed]], axis=1)
     same = subject[pairs[:, 0]] == subject[pairs[:, 1]]
     return pairs[same], pairs[~same]
@@ -77,12 +82,12 @@ def build(
     images: torch.Tensor,
     subject: np.ndarray,
     group: np.ndarray,
-    yaw: np.ndarray,
+    view: np.ndarray,
     group_names: tuple[str, ...],
     key: tuple[int, int],
     divisor: float,
 ) -> PairSet:
-    """The pair set of `protocol` over images [N,3,H,W] with their subject, group and yaw (radians), each [N].
+    """The pair set of `protocol` over images [N,3,H,W] with their subject, group and view (see `views`), each [N].
 
     The identities of a group are dealt to the folds in turn, so no identity stands in two folds. `key` seeds the
     choice among the pairs
@@ -102,7 +107,7 @@ def build(
     columns: list[tuple[np.ndarray, bool, int, int]] = []
     for fold in range(FOLDS):
         cells = [
-            candidates(subject, yaw, np.flatnonzero((group == g) & (fold_of == fold)), protocol.fits)
+            candidates(subject, view, np.flatnonzero((group == g) & (fold_of == fold)), protocol.fits)
             for g in range(len(group_names))
         ]
         count = min(protocol.pairs, *(len(part) for cell in cells for part in cell))

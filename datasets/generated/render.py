@@ -16,7 +16,7 @@ from torch import Tensor
 from datasets.generated import body, camera, features, hair, head, things
 from datasets.generated.canvas import cover, paint
 from datasets.generated.identity import Group, Numbers, person, stream
-from datasets.generated.nuisance import Nuisance, image_parameters
+from datasets.generated.nuisance import FREE, Nuisance, image_parameters
 
 VERSION = 1  # raise it whenever a pixel changes: caches and frozen checksums follow it
 SMALLEST = 32
@@ -37,13 +37,15 @@ class Photo:
     identity: int
     group: int
     image: int
+    pose: int = FREE
+    """FREE, or FRONTAL or SIDE for a picture that is taken unobstructed from the front or from the side."""
 
 
 def describe(photo: Photo, groups: tuple[Group, ...], nuisance: Nuisance, size: int) -> Numbers:
     """Every number that decides one picture: scalars, colours [3], and the noise [3,size,size]."""
     group = groups[photo.group]
     rng = stream(photo.data_seed, photo.space, photo.identity, photo.image)
-    p = {**person(group, photo.data_seed, photo.space, photo.identity), **image_parameters(nuisance, rng)}
+    p = {**person(group, photo.data_seed, photo.space, photo.identity), **image_parameters(nuisance, rng, photo.pose)}
     derive(p, group, size)
     p["grain"] = rng.standard_normal((3, size, size), dtype=np.float32) * np.float32(p["noise"])
     return p
@@ -62,10 +64,12 @@ def derive(p: Numbers, group: Group, size: int) -> None:
     ear_row = one["face_width"] * math.sqrt(max(0.05, 1 - 0.5 * one["ear_y"] ** 2)) * widen
     mouth_now = one["mouth_width"] * (1 + 0.16 * one["smile"])
     bald, length = one["bald"], one["hair_length"]
+    if length < 0.30:  # between ear and jaw there is no cut: that hair is short
+        length = -0.08 + 0.25 * length
     tip = min(one["eye_y"] + one["nose_length"], one["mouth_y"] - 0.12)
     gain = 2.0 ** (one["exposure"] + group.exposure) * np.array([1 + one["temperature"], 1.0, 1 - one["temperature"]])
     sigma = one["blur"] * size / 64
-    radius = max(2, math.ceil(2.2 * 1.6 * size / 64))
+    radius = max(3, math.ceil(2.2 * 1.6 * size / 64))
     taps = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-3)) ** 2)
     nose_out = 0.95 * one["nose_depth"] * (abs(math.sin(yaw)) - 0.42) * 2.2
     top = one["hair_shift"].tolist()
@@ -215,6 +219,8 @@ def render(photos: Sequence[Photo], groups: tuple[Group, ...], nuisance: Nuisanc
         return torch.floor(image.clamp_(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
 
 
-def yaw_of(photo: Photo, nuisance: Nuisance) -> float:
-    """Yaw of one picture, radians, without rendering it."""
-    return float(image_parameters(nuisance, stream(photo.data_seed, photo.space, photo.identity, photo.image))["yaw"])
+def view_of(photo: Photo, nuisance: Nuisance) -> tuple[float, bool]:
+    """Yaw of one picture, radians, and whether nothing but clear glasses is in front of the face; without
+    rendering it."""
+    shot = image_parameters(nuisance, stream(photo.data_seed, photo.space, photo.identity, photo.image), photo.pose)
+    return float(shot["yaw"]), not (shot["occluder"] or shot["mask_on"] or shot["sunglasses"])

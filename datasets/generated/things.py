@@ -24,7 +24,7 @@ def glasses(p: SimpleNamespace, f: Frame, image: Tensor, dark: bool) -> None:
     lens_x, lens_y = 0.265, p.eye_y + 0.03
     wide, tall = 0.185 + 0.03 * q[0], (0.13 if dark else 0.115) + 0.04 * q[1]
     a, b = ((f.around - lens_x) / wide).square(), ((f.v - lens_y) / tall).square()
-    e = a + b + 1.6 * a * b
+    e = (1.0 - q[4]) * (a + b) + q[4] * (a * a + b * b)  # from round to square
     near = f.around < p.temple + 0.10
     d = (e - 1.0) * 0.055
     head = cover(f.outline - 0.02, 2.0 * f.pixel)
