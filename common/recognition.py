@@ -23,6 +23,7 @@ class FaceRecognizer(L.LightningModule):
         backbone: the network, [B, 3, H, W] -> [B, D].
         head: name of a head in `common.heads`, e.g. `"ArcFace"`, `"CosFace"`.
         scale: logit scale s. margin: m, in radians (ArcFace) or cosine (CosFace).
+        head_options: further arguments of the head, e.g. `{"gradient": "autograd"}` for QuantFace's ArcFace.
         embedding_size: D.
         num_classes: identities; None takes the data module's `num_classes`.
         lr: learning rate at a total batch of `reference_batch`, scaled in proportion; `reference_batch=0` takes it as it is.
@@ -40,6 +41,7 @@ class FaceRecognizer(L.LightningModule):
         head: str = "ArcFace",
         scale: float = 64.0,
         margin: float = 0.5,
+        head_options: dict[str, Any] | None = None,
         embedding_size: int = 128,
         num_classes: int | None = None,
         lr: float = 0.1,
@@ -56,10 +58,16 @@ class FaceRecognizer(L.LightningModule):
         super().__init__()
         self.network = backbone
         self.head_name, self.scale, self.margin = head, scale, margin
+        self.head_options = head_options or {}
         self.embedding_size, self.num_classes = embedding_size, num_classes
         self.lr, self.reference_batch = lr, reference_batch
         self.schedule, self.lr_drops, self.margin_warm_up = schedule, lr_drops, margin_warm_up
-        self.momentum, self.nesterov, self.weight_decay, self.decay_norms = momentum, nesterov, weight_decay, decay_norms
+        self.momentum, self.nesterov, self.weight_decay, self.decay_norms = (
+            momentum,
+            nesterov,
+            weight_decay,
+            decay_norms,
+        )
         self.max_gradient_norm = max_gradient_norm
         self.head: nn.Module | None = None
         if num_classes is not None:
@@ -69,7 +77,8 @@ class FaceRecognizer(L.LightningModule):
         head_class = getattr(heads, self.head_name, None)
         if head_class is None:
             raise ValueError(f"common.heads has no head '{self.head_name}'; it has {', '.join(heads.__all__)}")
-        self.head = head_class(self.embedding_size, num_classes, scale=self.scale, margin=self.margin)
+        options = {"scale": self.scale, "margin": self.margin, **self.head_options}
+        self.head = head_class(self.embedding_size, num_classes, **options)
 
     def configure_model(self) -> None:
         """The head is made when the data module has said how many identities there are."""
@@ -102,9 +111,7 @@ class FaceRecognizer(L.LightningModule):
                 {"params": [p for p in trained if p.ndim > 1]},
                 {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
             ]
-        optimizer = torch.optim.SGD(
-            groups, lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+        optimizer = torch.optim.SGD(groups, lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._multiplier())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -116,7 +123,7 @@ class FaceRecognizer(L.LightningModule):
             return polynomial(steps)
         return step_decay([round(share * steps) for share in self.lr_drops])
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
 
 

@@ -65,7 +65,9 @@ def _reproduce(arguments: list[str]) -> int:
     if options.scale not in paper.scales:
         raise PaperError(f"{paper.key} has no scale '{options.scale}'; it has {', '.join(paper.scales)}")
     if options.data is not None and not Path(options.data).is_dir():
-        raise PaperError(f"the data root {options.data} does not exist: give DATA= the folder that holds your data sets")
+        raise PaperError(
+            f"the data root {options.data} does not exist: give DATA= the folder that holds your data sets"
+        )
     from papers.reproduce import reproduce  # imports torch: only now
 
     return reproduce(paper, options)

@@ -68,7 +68,12 @@ def _is_current(table: dict[str, Any], key: str, store_root: Path) -> bool:
 
 
 def _launch(
-    console: Console, paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | None, options: argparse.Namespace
+    console: Console,
+    paper: Paper,
+    plan: TablePlan,
+    seeds: Sequence[int],
+    data: Path | None,
+    options: argparse.Namespace,
 ) -> tuple[list[Run], dict[str, str]]:
     from common.experiment.arm import plan_runs
     from common.experiment.launch import default_jobs, launch

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from common.activations import PReLU
+
 ImageSize = int | Sequence[int]
 """Height and width of the input in pixels; one integer means a square."""
 
@@ -81,7 +83,7 @@ def activation_layer(name: str, channels: int) -> nn.Module:
         ValueError: `name` is not one of `ACTIVATIONS`.
     """
     if name == "prelu":
-        return nn.PReLU(channels)
+        return PReLU(channels)
     if name == "relu":
         return nn.ReLU()
     if name == "relu6":

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from common.activations import PReLU
 from common.backbones.layers import check_images, initialize_fan_out
 from common.backbones.mobilefacenet import ConvBlock
 
@@ -17,10 +18,10 @@ class Bottleneck(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
-            nn.PReLU(hidden),
+            PReLU(hidden),
             nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden),
-            nn.PReLU(hidden),
+            PReLU(hidden),
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         )

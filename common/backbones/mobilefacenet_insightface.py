@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from common.activations import PReLU
 from common.backbones.layers import (
     ImageSize,
     check_counts,
@@ -40,7 +41,7 @@ class ConvBlock(nn.Module):
             nn.BatchNorm2d(out_channels),
         )
         if active:
-            self.layers.append(nn.PReLU(out_channels))
+            self.layers.append(PReLU(out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)

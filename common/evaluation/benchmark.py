@@ -104,7 +104,12 @@ class VerificationBenchmark:
         for name, pairs in sets.items():
             if id(pairs.images) not in embeddings:
                 embeddings[id(pairs.images)] = embed(
-                    network, pairs.images, divisor=pairs.divisor, flip=self.flip, batch_size=self.batch_size, device=device
+                    network,
+                    pairs.images,
+                    divisor=pairs.divisor,
+                    flip=self.flip,
+                    batch_size=self.batch_size,
+                    device=device,
                 )
             pool = pools.setdefault(id(pairs.images), name)
             self._measure_set(name, pool, pairs, embeddings[id(pairs.images)], found)

@@ -123,9 +123,7 @@ def canonical_run(arm: Arm, seed: int, place: Place) -> dict[str, Any]:
         "method": canonical(arm.method, place),
         "data": canonical(arm.data, place),
         "benchmark": canonical(arm.benchmark, place),
-        "phases": [
-            {"name": p.name, "epochs": p.epochs, "steps": p.steps, "compute": p.compute} for p in arm.phases
-        ],
+        "phases": [{"name": p.name, "epochs": p.epochs, "steps": p.steps, "compute": p.compute} for p in arm.phases],
         "keep": sorted(arm.keep),
         "precision": arm.precision,
         "seed": seed,

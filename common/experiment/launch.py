@@ -180,8 +180,6 @@ def _output_to(path: os.PathLike[str]) -> Any:
         yield
 
 
-
-
 def default_jobs(threads: int) -> int:
     """Runs at a time where nobody says: as many as the cores carry, one on an accelerator."""
     if torch.cuda.is_available():

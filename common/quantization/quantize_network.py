@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.activations import PReLU
 from common.quantization.layers import QuantConv2d, QuantLinear, replace_layers
 from common.quantization.running_range import (
     QuantizedOutput,
@@ -18,6 +19,7 @@ from common.quantization.running_range import (
     check_gradient,
 )
 
+PRELUS = (nn.PReLU, PReLU)
 PARAMETER_FREE_ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
@@ -71,8 +73,8 @@ def quantize_network(
         if type(module) is nn.Linear:
             return module if weights is None else QuantLinear.from_float(module, weights)
         if activation_bits is None:
-            return module if type(module) in (nn.PReLU, *PARAMETER_FREE_ACTIVATIONS) else None
-        if type(module) is nn.PReLU:
+            return module if type(module) in (*PRELUS, *PARAMETER_FREE_ACTIVATIONS) else None
+        if type(module) in PRELUS:
             return RunningRangePReLU.from_float(module, activation_bits, gradient).to(module.weight.device)
         if type(module) in PARAMETER_FREE_ACTIVATIONS:
             return QuantizedOutput(module, activation(network))

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.activations import prelu
 from common.quantization.affine import check_bits, in_full_precision
 from common.quantization.observers import RunningExtremeObserver
 from common.quantization.weight_quantizer import WeightQuantizer, check_granularity, weight_ranges
@@ -214,7 +215,7 @@ class RunningRangePReLU(nn.PReLU):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # PReLU's backward needs its input and slopes, not its output, which may therefore be overwritten.
-        y = nn.functional.prelu(in_full_precision(x), self.weight_quantizer(self.weight))
+        y = prelu(in_full_precision(x), self.weight_quantizer(self.weight))
         return self.output(y, inplace=True)
 
     def weight_quantizers(self) -> dict[str, WeightQuantizer]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from common.experiment.arm import Arm, Phase, TablePlan, plan_runs, run_digest
-from common.experiment.spec import DataFile, DataRoot, Place, Spec, SpecError, WeightsOf, build, canonical, parents, spec
+from common.experiment.spec import (
+    DataFile,
+    DataRoot,
+    Place,
+    Spec,
+    SpecError,
+    WeightsOf,
+    build,
+    canonical,
+    parents,
+    spec,
+)
 
 
 def arm(name: str = "a", **changes: object) -> Arm:

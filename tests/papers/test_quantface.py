@@ -77,7 +77,13 @@ def trace_method(golden: Path, **options: Any) -> tuple[QuantFace, dict[str, np.
     network = TinyNet()
     state = {name: torch.from_numpy(trace[f"init_{name.replace('.', '_')}"]) for name in network.state_dict()}
     network.load_state_dict(state)
-    settings: dict[str, Any] = {"weight_bits": 6, "activation_bits": 6, "tracked_steps": 3, "lr": 0.05, "reference_batch": 0}
+    settings: dict[str, Any] = {
+        "weight_bits": 6,
+        "activation_bits": 6,
+        "tracked_steps": 3,
+        "lr": 0.05,
+        "reference_batch": 0,
+    }
     return QuantFace(network, **{**settings, **options}), trace
 
 

@@ -1,0 +1,201 @@
+"""Runs as they are executed: stored once, resumed bit for bit, failing alone, killed without loss."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.experiment.arm import Arm, Phase, Run, plan_runs
+from common.experiment.launch import launch
+from common.experiment.run import Machine, execute
+from common.experiment.spec import Spec, WeightsOf, spec
+from common.experiment.store import Store, StoreError
+from common.files import sha256_of
+
+MACHINE = Machine()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_faces(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Faces are rendered once for this file."""
+    before = os.environ.get("FAIRPRESS_CACHE")
+    os.environ["FAIRPRESS_CACHE"] = str(tmp_path_factory.mktemp("faces"))
+    yield
+    if before is None:
+        del os.environ["FAIRPRESS_CACHE"]
+    else:
+        os.environ["FAIRPRESS_CACHE"] = before
+
+
+def faces() -> Spec:
+    return spec(
+        "datasets.generated.GeneratedFaces", size=32, identities=16, images_per_identity=4, batch_size=16,
+        test_identities_per_group=20, validation_identities_per_group=20, test_images_per_identity=4, pairs_per_fold=4,
+    )  # fmt: skip
+
+
+def network() -> Spec:
+    return spec("common.backbones.MobileFaceNet", width=0.125, input_size=32, blocks=(1, 1, 1), embedding_size=16)
+
+
+def benchmark() -> Spec:
+    return spec("common.evaluation.benchmark.VerificationBenchmark", latency_repeats=0)
+
+
+def teacher(epochs: int = 3, lr: float = 0.1, name: str = "fp32", keep: tuple[str, ...] = ()) -> Arm:
+    method = spec(
+        "common.recognition.FaceRecognizer", backbone=network(), embedding_size=16, scale=16.0, lr=lr, reference_batch=0
+    )
+    phases = (Phase("train", epochs=epochs),)
+    return Arm(name, name, method, faces(), benchmark(), phases, keep=keep)
+
+
+def student(parent: Arm) -> Arm:
+    method = spec(
+        "papers.quantface.method.QuantFace", backbone=network(), weights=WeightsOf(parent), weight_bits=6,
+        activation_bits=6, tracked_steps=2,
+    )  # fmt: skip
+    return Arm("w6a6", "W6A6", method, faces(), benchmark(), (Phase("finetune", epochs=1),))
+
+
+class Silent:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, str] = {}
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def begin(self, total: int, finished: int) -> None: ...
+
+    def event(self, run: Run, event: dict[str, Any]) -> None:
+        self.events.append((run.label, event))
+
+    def end(self, run: Run, status: str, seconds: float) -> None:
+        self.ended[run.label] = status
+
+
+def weights(store: Store, run: Run) -> str:
+    return sha256_of(store.weights(run.digest))
+
+
+def test_a_run_is_stored_once_and_read_afterwards(tmp_path: Path) -> None:
+    store, (run,) = Store(tmp_path), plan_runs([teacher(1, keep=("epoch1",))], (0,))
+    assert store.status(run.digest) == "not run"
+    assert execute(run, store, MACHINE, lambda event: None) == "ok"
+    result = store.result(run.digest)
+    assert result["seed"] == 0
+    assert set(result["metrics"]) == {"mixed", "frontal", "cross_pose"}
+    assert result["provenance"]["threads"] == 1
+    assert store.weights(run.digest, "epoch1").exists()
+    with pytest.raises(StoreError, match="epoch9"):
+        store.weights(run.digest, "epoch9")
+    touched = (store.folder(run.digest) / "result.json").stat().st_mtime_ns
+    watcher = Silent()
+    assert launch([run], store, MACHINE, 2, watcher) == {run.digest: "ok"}
+    assert not watcher.ended
+    assert (store.folder(run.digest) / "result.json").stat().st_mtime_ns == touched
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    runs = plan_runs([teacher(1)], (0, 1))
+    for store in (first, second):
+        for run in runs:
+            assert execute(run, store, MACHINE, lambda event: None) == "ok"
+    assert weights(first, runs[0]) == weights(second, runs[0])
+    assert weights(first, runs[0]) != weights(first, runs[1])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL after the first epoch; the next call continues and ends where an undisturbed run ends."""
+    (run,) = plan_runs([teacher(6)], (0,))
+    undisturbed, store = Store(tmp_path / "a"), Store(tmp_path / "b")
+    assert launch([run], undisturbed, MACHINE, 1, Silent()) == {run.digest: "ok"}
+
+    def kill_when_there_is_a_checkpoint() -> None:
+        last = store.folder(run.digest) / "last-0.ckpt"
+        while not last.exists():
+            time.sleep(0.005)
+        for pid in _children_of_forkserver(run.label):
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_there_is_a_checkpoint, daemon=True)
+    killer.start()
+    watcher = Silent()
+    assert launch([run], store, MACHINE, 1, watcher) == {run.digest: "interrupted"}
+    killer.join()
+    assert (store.folder(run.digest) / "last-0.ckpt").exists()
+    assert launch([run], store, MACHINE, 1, watcher) == {run.digest: "ok"}
+    assert weights(store, run) == weights(undisturbed, run)
+    assert not list(store.folder(run.digest).glob("*.ckpt"))
+
+
+def _children_of_forkserver(label: str) -> list[int]:
+    import multiprocessing.forkserver as forkserver
+
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == server and fields[0] != "Z":
+                found.append(int(entry.name))
+    assert found, f"no process of {label}"
+    return found
+
+
+def test_a_failing_arm_stops_alone_and_its_children_do_not_run(tmp_path: Path) -> None:
+    broken = teacher(1, lr=1e38, name="broken")
+    good = teacher(1)
+    runs = plan_runs([broken, student(broken), good, student(good)], (0,))
+    watcher = Silent()
+    statuses = launch(runs, Store(tmp_path), MACHINE, 2, watcher)
+    by_parent = {(run.arm.name, run.parents[0].arm.name if run.parents else ""): statuses[run.digest] for run in runs}
+    assert by_parent == {
+        ("broken", ""): "failed",
+        ("w6a6", "broken"): "not run",
+        ("fp32", ""): "ok",
+        ("w6a6", "fp32"): "ok",
+    }
+    error = Store(tmp_path).state(runs[0].digest)["error"]  # type: ignore[index]
+    assert error["type"] == "NonFiniteLossError"
+    assert "epoch 1, step" in error["message"]
+
+
+def test_two_processes_do_not_compute_the_same_run(tmp_path: Path) -> None:
+    store, (run,) = Store(tmp_path), plan_runs([teacher(1)], (0,))
+    with store.lock(run.digest) as mine:
+        assert mine
+        assert store.is_locked(run.digest)
+        assert execute(run, store, MACHINE, lambda event: None) == "running"
+    assert not store.is_locked(run.digest)
+
+
+def test_a_run_whose_owner_died_counts_as_interrupted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.set_state("0" * 16, "running")
+    assert store.status("0" * 16) == "interrupted"
+
+
+def test_published_runs_carry_their_table_s_names_and_failed_ones_their_reason(tmp_path: Path) -> None:
+    store, (run,) = Store(tmp_path / "s"), plan_runs([teacher(1)], (0,))
+    execute(run, store, MACHINE, lambda event: None)
+    store.set_state("f" * 16, "failed", error={"type": "X", "message": "m", "traceback": "long"})
+    store.publish(run.digest, tmp_path / "r", "renamed", "A title", 0)
+    store.publish("f" * 16, tmp_path / "r", "bad", "Bad", 1)
+    from common.experiment.records import load_records
+
+    records = {record.arm: record for record in load_records(tmp_path / "r")}
+    assert records["renamed"].ok
+    assert records["renamed"].pairs["mixed"].pool == records["renamed"].pairs["frontal"].pool
+    assert not records["bad"].ok
+    assert records["bad"].error == {"type": "X", "message": "m"}
