@@ -113,7 +113,7 @@ VERIFICATION = (
         "faces_emore",
         ("<name>.bin",),
         ("*.bin",),
-        reader="datasets.verification_bin.read_pair_set",
+        reader="datasets.verification_bin.VerificationBins",
     ),
     Entry(
         "rfw",
@@ -168,7 +168,7 @@ VERIFICATION = (
         "agedb",
         ("03_Protocol_Images/*.jpg", "AgeDB_FINAL_protocol/04_FINAL_protocol_30_years.mat"),
         ("AgeDB_FINAL_protocol/04_FINAL_protocol_30_years.mat", "03_Protocol_Images"),
-        reader="datasets.pair_lists.read_agedb",
+        reader="datasets.protocols.read_agedb",
     ),
     Entry(
         "cfp",
@@ -181,7 +181,7 @@ VERIFICATION = (
         ("Protocol/Pair_list_{F,P}.txt", "Protocol/Split/{FF,FP}/<01..10>/{same,diff}.txt", "Data/Images/..."),
         ("Protocol/Pair_list_F.txt", "Protocol/Pair_list_P.txt", "Protocol/Split", "Data/Images"),
         (Count("Protocol/Pair_list_F.txt", 5000, "lines"), Count("Protocol/Pair_list_P.txt", 2000, "lines")),
-        reader="datasets.pair_lists.read_cfp",
+        reader="datasets.protocols.read_cfp",
     ),
 )
 

@@ -8,16 +8,19 @@ The file is a pickle of (images, issame): 2P encoded images in pair order and P 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from datasets import catalog
+from datasets import catalog, fingerprint
 from datasets.errors import BadList, CorruptImage
-from datasets.images import decode, to_tensor
+from datasets.images import CENTRE_96, decode, to_tensor
+from datasets.pair_lists import contiguous_folds
 from datasets.pairs import PairSet
 from datasets.plain_pickle import PlainArray, unpickle_plain
 
@@ -52,12 +55,6 @@ def read_bin(path: str | Path, dataset: str = "verification_bins") -> tuple[list
     return encoded, np.array(flags, dtype=bool)
 
 
-def contiguous_folds(pairs: int, folds: int = 10) -> np.ndarray:
-    """Fold int64 [P] of contiguous blocks like scikit-learn's KFold(shuffle=False): the first P % folds are longer."""
-    sizes = [pairs // folds + (k < pairs % folds) for k in range(folds)]
-    return np.repeat(np.arange(folds), sizes)
-
-
 def components(images: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Connected components int64 [N] of the graph whose edges are the pairs (first, second)."""
     graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(images, images))
@@ -85,8 +82,8 @@ def read_pair_set(
 
     The format names no subjects. They are **derived**: two images are of one subject if they are byte-identical or
     joined by a chain of genuine pairs. A person whose images never meet in a genuine pair therefore counts as several
-    subjects, so intervals that resample these subjects are slightly too narrow; where the official list exists, the
-    set's own reader knows better. Folds are ten contiguous blocks, as in InsightFace's evaluation.
+    subjects (LFW's 4,281 people become 4,859), so intervals that resample these subjects are a little too narrow; where
+    the official list exists, the set's own reader knows better. Folds are ten contiguous blocks, as InsightFace's.
 
     Args:
         path: the `.bin` file.
@@ -127,3 +124,65 @@ def read_pair_set(
         group_names=(group,) if group else (),
         divisor=divisor,
     )
+
+
+class VerificationBins(pl.LightningDataModule):
+    """A folder of `.bin` sets to test on, without training images.
+
+    Args:
+        root: data root.
+        folder: folder of the `.bin` files under it.
+        names: sets to read, e.g. [lfw, cfp_fp]; empty reads all that are there.
+        width: 112, or 96 to keep the columns 8..103 for networks that read 112x96.
+        divisor: pixels enter the network as (x - 127.5) / divisor.
+
+    Raises:
+        ValueError: another width.
+        DatasetNotFound (setup): no such file, or no `.bin` file in the folder.
+        UnsafePickle, BadList, CorruptImage (setup): see `read_pair_set`.
+    """
+
+    num_classes = 0
+    group_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        root: str,
+        folder: str = "faces_emore",
+        names: tuple[str, ...] = (),
+        width: int = 112,
+        divisor: float = 127.5,
+    ) -> None:
+        super().__init__()
+        if width not in (112, 96):
+            raise ValueError(f"width must be 112 or 96 (the two ArcFace templates), got {width}.")
+        self.root, self.folder, self.names = root, folder, tuple(names)
+        self.columns = CENTRE_96 if width == 96 else None
+        self.divisor = divisor
+        self._pair_sets: dict[str, PairSet] = {}
+
+    def paths(self) -> dict[str, Path]:
+        """The files by name of their set."""
+        base = Path(self.root).expanduser() / self.folder
+        names = self.names or tuple(sorted(path.stem for path in base.glob("*.bin"))) or ("lfw",)
+        return {name: catalog.require("verification_bins", base / f"{name}.bin") for name in names}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read all sets."""
+        for name, path in self.paths().items():
+            if name not in self._pair_sets:
+                self._pair_sets[name] = read_pair_set(path, name, 112, self.columns, self.divisor)
+
+    def pair_sets(self) -> dict[str, PairSet]:
+        """The sets by name."""
+        self.setup()
+        return self._pair_sets
+
+    def validation_pair_sets(self) -> dict[str, PairSet]:
+        """Empty: test sets."""
+        return {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Checksums of the files, and options."""
+        files = {name: fingerprint.of_file(path) for name, path in self.paths().items()}
+        return {"dataset": "verification_bins", "files": files, "columns": self.columns, "divisor": self.divisor}

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from datasets.errors import BadList, CorruptImage, UnsafePickle
+from datasets.pair_lists import contiguous_folds
 from datasets.plain_pickle import unpickle_plain
-from datasets.verification_bin import components, contiguous_folds, read_bin, read_pair_set
+from datasets.verification_bin import components, read_bin, read_pair_set
 
 
 def jpeg(value: int, size: tuple[int, int] = (112, 112)) -> bytes:
