@@ -29,6 +29,7 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
     """Print table, groups and verdicts with rich."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     def show(head: list[str], body: list[list[str]], wrapped: Sequence[int], title: str) -> None:
         for columns in _fitting(head, body, wrapped, console.width):
@@ -36,14 +37,14 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
             for at in columns:
                 words = at in wrapped
                 drawn.add_column(
-                    head[at],
+                    Text(head[at]),
                     no_wrap=not words,
                     overflow="fold",
                     justify="left" if words or at == 0 else "right",
                     min_width=None if words else _width(head, body, at),
                 )
             for line in body:
-                drawn.add_row(*(line[at].replace("[", "\\[") for at in columns))
+                drawn.add_row(*(Text(line[at]) for at in columns))
             console.print(drawn)
 
     show(*grid(table), wrapped=(0,), title=f"{table.title} ({table.key}, {table.scale} scale)")

@@ -1,0 +1,163 @@
+"""The figure of a table: accuracy against stored size, and what every group gets at every number of bits."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.experiment.rows import Cell, Row
+from common.experiment.table import Table
+from common.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which the usual kinds of colour blindness keep apart; markers and lines differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+STYLE: Any = {"svg.hashsalt": "fairpress", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9.0}
+
+
+def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair_set: str | None = None) -> None:
+    """Draw the trade-off of a table.
+
+    Left: accuracy on one pair set against the bytes stored (logarithmic), one curve a series. Right: the accuracy of
+    every group against bits, for the series with the most numbers of bits. Means over seeds, bars of one standard
+    deviation. An arm without a finished run is not drawn but named below. The same table gives the same bytes.
+
+    Args:
+        table: what to draw.
+        svg: file to write; png: a second one, for screens.
+        pair_set: of the accuracies; the fairness set of the table when None, or else its first one.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = pair_set or table.fairness_set or next(iter(table.sizes), "")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        series = list(dict.fromkeys(row.series for row in table.rows))
+        _tradeoff(left, table, chosen, series)
+        _groups(right, table, chosen, series)
+        figure.suptitle(f"{table.key}, {table.scale} scale: {_spread(table)}", fontsize=10)
+        _legend(left)
+        _legend(right)
+        missing = [f"{row.title} ({row.word})" for row in table.rows if row.word]
+        if missing:
+            figure.supxlabel(textwrap.fill("Not drawn: " + "; ".join(missing), 160), fontsize=7)
+        for path, kind in ((svg, "svg"), (png, "png")):
+            if path is not None:
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+                write_atomically(path, buffer.getvalue())
+
+
+def _tradeoff(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> None:
+    """Accuracy against stored bytes, one curve a series."""
+    drawn = False
+    for at, name in enumerate(series):
+        points = []
+        for row in table.rows:
+            accuracy, size = row.cells.get(f"{pair_set}:accuracy"), row.cells.get("stored_bytes")
+            if row.series == name and accuracy and size and accuracy.mean is not None and size.mean:
+                points.append((size.mean, accuracy))
+        drawn |= _curve(axes, points, at, name)
+    if drawn:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(_bytes)
+        axes.set_xlabel("stored bytes")
+        axes.set_ylabel(f"accuracy on {pair_set} (%)")
+        axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    else:
+        _say(axes, "no accuracy with a stored size was measured")
+    full = [row.cells[f"{pair_set}:accuracy"].mean for row in table.rows if row.bits == 32 and drawn and row.cells]
+    for mean in full:  # a reference: how far the curves are from full precision
+        axes.axhline(math.nan if mean is None else mean, color="#777777", linewidth=0.8, linestyle=":", zorder=0)
+
+
+def _groups(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> None:
+    """Accuracy of every group against bits, of the series with the most points; each group a line."""
+    rows = _longest(table, pair_set, series)
+    names = list(dict.fromkeys(name for row in rows for name in row.groups.get(pair_set, {})))
+    if not names:
+        _say(axes, "no groups were measured")
+        return
+    for at, name in enumerate(names):
+        found = [(float(row.bits or 0), row.groups[pair_set].get(name)) for row in rows]
+        _curve(axes, [(bits, cell) for bits, cell in found if cell is not None and cell.mean is not None], at, name)
+    bits = sorted({float(row.bits or 0) for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(bits, [f"{value:g}" for value in bits])
+    axes.minorticks_off()
+    axes.set_xlabel("bits")
+    axes.set_ylabel(f"accuracy of every group on {pair_set} (%)")
+    axes.set_title(textwrap.fill(" and ".join(dict.fromkeys(row.series for row in rows)), 60), fontsize=9)
+    axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
+
+
+def _longest(table: Table, pair_set: str, series: Sequence[str]) -> list[Row]:
+    """Rows of the series with the most numbers of bits, and the full-precision arm in front of them."""
+    usable = [row for row in table.rows if row.bits and pair_set in row.groups]
+    by_series = {name: [row for row in usable if row.series == name] for name in series}
+    if not usable:
+        return []
+    longest = max(series, key=lambda name: len({row.bits for row in by_series[name]}))
+    single = [rows[0] for name, rows in by_series.items() if len(rows) == 1 and name != longest]
+    taken = {row.bits for row in by_series[longest]}
+    anchor = [row for row in single if row.bits not in taken and row.bits == max(r.bits or 0 for r in usable)][:1]
+    return [*anchor, *by_series[longest]]
+
+
+def _curve(axes: Axes, points: Sequence[tuple[float, Cell]], at: int, name: str) -> bool:
+    """One line with error bars, from left to right; False without points."""
+    if not points:
+        return False
+    ordered = sorted(points, key=lambda point: point[0])
+    axes.errorbar(
+        [x for x, _ in ordered],
+        [math.nan if cell.mean is None else cell.mean for _, cell in ordered],
+        yerr=[cell.std or 0.0 for _, cell in ordered],
+        label=textwrap.fill(name or "arms", 40),
+        color=COLOURS[at % len(COLOURS)],
+        marker=MARKERS[at % len(MARKERS)],
+        linestyle=LINES[at % len(LINES)],
+        markersize=5,
+        linewidth=1.2,
+        capsize=2.5,
+    )
+    return True
+
+
+def _say(axes: Axes, text: str) -> None:
+    """Put a sentence where a panel would be."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center")
+
+
+def _spread(table: Table) -> str:
+    """What points and bars mean."""
+    seeds = sorted({len(row.seeds) for row in table.rows if row.seeds})
+    if not seeds or seeds[-1] < 2:
+        return "one seed, spread unknown"
+    count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return f"mean and standard deviation over {count} seeds"
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, fontsize=7.5, loc="best", framealpha=0.9)
+
+
+def _bytes(value: float, position: float | None = None) -> str:
+    """`512 KiB`, `1.5 MiB`."""
+    power = min(int(math.log2(value) // 10), 3) if value >= 1 else 0
+    return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
