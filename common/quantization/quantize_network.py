@@ -74,7 +74,7 @@ def quantize_network(
             return module if weights is None else QuantLinear.from_float(module, weights)
         if activation_bits is None:
             return module if type(module) in (*PRELUS, *PARAMETER_FREE_ACTIVATIONS) else None
-        if type(module) in PRELUS:
+        if isinstance(module, nn.PReLU) and type(module) in PRELUS:
             return RunningRangePReLU.from_float(module, activation_bits, gradient).to(module.weight.device)
         if type(module) in PARAMETER_FREE_ACTIVATIONS:
             return QuantizedOutput(module, activation(network))
