@@ -1,8 +1,8 @@
 """Rendered once: a directory of arrays, each file named by the digest of everything that decides its content.
 
-A file is a magic line, one line of JSON (names, types, shapes, SHA-256 of the payload) and the arrays' raw bytes.
-It is written beside its
-name and renamed, so that readers, and processes that render the same set at once, only ever see whole files.
+A file is a magic line, one line of JSON (names, types, shapes, SHA-256 of the payload) and the arrays' raw bytes. It
+is written beside its name and renamed, so that readers, and processes that render the same set at once, only ever see
+whole files.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Drawing primitives of the face renderer.
 
-Only operations that IEEE 754 rounds exactly (+, -, x, /, sqrt, floor, min, max) touch pixels: no `exp`, no `sin`,
-no matrix product and no
-fused multiply-add. Each of them gives one answer whatever the vector width, the batch shape and the number of
-threads, which is why
-an image is the same bytes however it is batched.
+Only operations that IEEE 754 rounds exactly (+, -, x, /, sqrt, floor, min, max) touch pixels: no `exp`, no `sin`, no
+matrix product and no fused multiply-add. Each of them gives one answer whatever the vector width, the batch shape and
+the number of threads, which is why an image is the same bytes however it is batched.
 """
 
 from __future__ import annotations

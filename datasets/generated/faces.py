@@ -81,12 +81,10 @@ class GeneratedFaces(pl.LightningDataModule):
     """Generated persons: training identities, and "mixed", "frontal" and "cross_pose" pairs of other persons.
 
     Images are RGB uint8 in memory and (x - 127.5) / divisor, float32 [B,3,size,size], in batches; labels are int64
-    [B] in
-    0..num_classes-1. The pictures are decided by every argument except `batch_size`, `seed`, `flip` and `divisor`;
-    they are rendered
-    once and cached (see `datasets.generated.cache`). Test and validation pictures are always of the domain
-    "original" and never depend
-    on the training settings.
+    [B] in 0..num_classes-1. The pictures are decided by every argument except `batch_size`, `seed`, `flip` and
+    `divisor`; they are rendered once and cached (see `datasets.generated.cache`). Test and validation pictures are
+    always of the domain "original"; they follow the groups' settings, but neither their shares nor any other training
+    setting.
 
     Args:
         size: side of the images, pixels, at least 32.
@@ -94,9 +92,8 @@ class GeneratedFaces(pl.LightningDataModule):
         images_per_identity: training images a person.
         domain: "original", or "second": other persons by another photographer, in equal shares unless
             `group_share` is given.
-        groups: "planted" (a known gap), "appearance" (the groups differ in looks only), "identical" (all groups
-            have one distribution:
-            with equal shares, the true gap is zero).
+        groups: "planted" (a known gap), "appearance" (the groups differ in tone and features only) or "identical"
+            (one distribution for all: with equal shares of training identities, the true gap is exactly zero).
         group_share: share of the training identities, one value a group, summing to 1.
         id_scale: spread between identities, one factor a group; the smaller, the more alike and the harder (see
             `Group`).

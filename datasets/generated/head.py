@@ -1,10 +1,8 @@
 """The head: a turned solid with an outline that changes from row to row, its skin relief and its skin colour.
 
-Every row of the head is an ellipse of half-width W(y) and half-depth depth * W(y). Turning it by the yaw and
-looking along z gives, in
-closed form, the angle under which each pixel sees the head; features are painted at canonical coordinates (u, v),
-the place where the same
-point of the skin lies when the head looks straight ahead.
+Every row of the head is an ellipse of half-width W(y) and half-depth depth * W(y). Turning it by the yaw and looking
+along z gives, in closed form, the angle under which each pixel sees the head; features are painted at canonical
+coordinates (u, v), the place where the same point of the skin lies when the head looks straight ahead.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ LATENTS = len(FEATURES) + 1 + 4 * WAVES + 4 * MOLES + STRANDS
 class Group:
     """One demographic group: a neutral name, its appearance and how hard it is.
 
-    A true gap between groups is planted by `id_scale`, `contrast`, `exposure` and the share of training
-    identities; with equal settings
-    there is none. The settings say nothing about any real group of people.
+    A true gap between groups is planted by `id_scale`, `contrast`, `exposure` and the share of training identities.
+    Groups that differ in nothing but their name are exchangeable, so that there is no true gap between them. The
+    settings say nothing about any real group of people.
     """
 
     name: str

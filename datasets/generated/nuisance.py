@@ -65,8 +65,7 @@ class Nuisance:
 
 
 # "second" is another photographer: mild pose, studio light, sharp, no occluders, other people. It stands for
-# unlabelled data of another
-# distribution, the role that generated faces have for QuantFace.
+# unlabelled data of another distribution, the role that generated faces have for QuantFace.
 DOMAINS: dict[str, Nuisance] = {
     "original": Nuisance(),
     "second": Nuisance(

@@ -37,9 +37,9 @@ class Protocol:
 
     name: str
     pairs: int
-    """Most genuine pairs in a fold of a group; there are as many impostor pairs. Fewer if the pool holds fewer
-    that fit, and then
-    equally few in every group, so that folds stay balanced over groups and over genuine and impostor pairs."""
+    """Most genuine pairs in a fold of a group; there are as many impostor pairs. Fewer if the pool holds fewer that
+    fit, and then equally few in every group, so that folds stay balanced over groups and over genuine and impostor
+    pairs."""
     fits: Fits
     """Whether images of these views may be compared; vectorised and symmetric."""
 
@@ -90,8 +90,8 @@ def build(
     """The pair set of `protocol` over images [N,3,H,W] with their subject, group and view (see `views`), each [N].
 
     The identities of a group are dealt to the folds in turn, so no identity stands in two folds. `key` seeds the
-    choice among the pairs
-    that fit. Raises ValueError when a fold of a group holds fewer than two identities or no pair that fits.
+    choice among the pairs that fit. Raises ValueError when a fold of a group holds fewer than two identities or no
+    pair that fits.
     """
     rng = np.random.default_rng((*key, *protocol.name.encode()))
     fold_of = np.empty(len(subject), dtype=np.int64)
