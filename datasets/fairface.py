@@ -165,7 +165,9 @@ class FairFace(pl.LightningDataModule):
         width: 112, or 96 to keep the columns 8..103 of the template crop.
         divisor: pixels enter the network as (x - 127.5) / divisor.
         repair_ages: see `read_labels`.
-        batch_size, seed, flip: of the training batches.
+        batch_size: images a training batch and process.
+        seed: decides order and flips of the training images, together with the epoch.
+        flip: mirror training images with probability 1/2.
         num_workers: processes that decode images if the set is too large for memory.
         in_memory: sets of at most so many images are held as one uint8 tensor.
 

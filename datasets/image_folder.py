@@ -100,9 +100,12 @@ class ImageFolder(pl.LightningDataModule):
         images: name of the csv of labels.
         pairs: name of the csv of test pairs, "" for none.
         validation_pairs: name of the csv of validation pairs, "" for none.
-        height, width: size that every image must have, in pixels.
+        height: height that every image must have, in pixels.
+        width: width that every image must have, in pixels.
         divisor: pixels enter the network as (x - 127.5) / divisor.
-        batch_size, seed, flip: of the training batches.
+        batch_size: images a training batch and process.
+        seed: decides order and flips of the training images, together with the epoch.
+        flip: mirror training images with probability 1/2.
         num_workers: processes that decode images if the set is too large for memory.
         in_memory: sets of at most so many images are held as one uint8 tensor.
 
