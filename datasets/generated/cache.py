@@ -64,28 +64,29 @@ def cached(settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
 
 def read(path: Path) -> Arrays:
     """Arrays of one file. Raises ValueError naming the file when its bytes are not those that were written."""
-    data = path.read_bytes()
-    end = data.find(b"\n", len(MAGIC))
-    if not data.startswith(MAGIC) or end < 0:
-        raise ValueError(f"{path} is not a file of rendered images, or its head is damaged.")
-    payload = memoryview(data)[end + 1 :]
-    try:
-        head = json.loads(data[len(MAGIC) : end])
-        expected, layout = (
-            head["sha256"],
-            [(str(n), np.dtype(t), tuple(int(s) for s in shape)) for n, t, shape in head["arrays"]],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} has a damaged head ({error}).") from error
-    if hashlib.sha256(payload).hexdigest() != expected:
+    with path.open("rb") as file:
+        if file.readline(len(MAGIC)) != MAGIC:
+            raise ValueError(f"{path} is not a file of rendered images, or its head is damaged.")
+        try:
+            head = json.loads(file.readline(1 << 16))
+            expected = head["sha256"]
+            layout = [(str(name), np.dtype(kind), tuple(int(n) for n in shape)) for name, kind, shape in head["arrays"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} has a damaged head ({error}).") from error
+        # Nothing is allocated for a head that promises more, or less, than the file holds.
+        promised = sum(math.prod(shape) * kind.itemsize for _, kind, shape in layout)
+        present = os.fstat(file.fileno()).st_size - file.tell()
+        if promised != present or any(kind.hasobject or min(shape, default=1) < 0 for _, kind, shape in layout):
+            raise ValueError(f"{path} is damaged: it holds {present} bytes of arrays, its head promises {promised}.")
+        arrays: Arrays = {}
+        check = hashlib.sha256()
+        for name, kind, shape in layout:
+            buffer = bytearray(math.prod(shape) * kind.itemsize)
+            file.readinto(buffer)
+            check.update(buffer)
+            arrays[name] = np.frombuffer(buffer, dtype=kind).reshape(shape)
+    if check.hexdigest() != expected:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one written into it.")
-    arrays, at = {}, 0
-    for name, kind, shape in layout:
-        count = math.prod(shape)
-        if kind.hasobject or at + count * kind.itemsize > len(payload):
-            raise ValueError(f"{path} is damaged: array {name!r} does not fit in the file.")
-        arrays[name] = np.frombuffer(payload, dtype=kind, count=count, offset=at).reshape(shape).copy()
-        at += count * kind.itemsize
     return arrays
 
 
