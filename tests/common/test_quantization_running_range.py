@@ -73,6 +73,11 @@ def test_hand_calculated_codes_and_values():
     assert running_range_codes(x, low, high, 2).tolist() == [-2, 0, 1]
     torch.testing.assert_close(fake_quantize_running_range(x, low, high, 2), torch.tensor([0.0, 2 / 3, 1.0]))
 
+    half = torch.tensor([0.5])  # z = 1 is subtracted before rounding: round(0.5 - 1) = 0, not round(0.5) - 1 = -1
+    low, high = torch.tensor(-1.0), torch.tensor(2.0)
+    assert running_range_codes(half, low, high, 2).item() == 0
+    assert fake_quantize_running_range(half, low, high, 2).item() == 1.0
+
 
 def test_masked_gradient_is_zero_outside_the_range_only():
     x = torch.tensor([-1.2, -1.0, 0.3, 1.5, 1.6], requires_grad=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -264,6 +265,18 @@ def test_forged_headers_are_refused(tmp_path, header):
         load_packed(nn.Sequential(nn.Linear(2, 2)), path)
 
 
+def test_a_header_that_inflates_beyond_its_announced_size_is_not_inflated(tmp_path):
+    bomb = zlib.compress(bytes(3 * 10**7))
+    (tmp_path / "bomb.fpq").write_bytes(MAGIC + NUMBERS.pack(len(bomb), 10, 0, zlib.crc32(b"")) + bomb)
+    target = nn.Sequential(nn.Linear(2, 2))
+    tracemalloc.start()
+    with pytest.raises(DamagedFileError, match="header"):
+        load_packed(target, tmp_path / "bomb.fpq")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**6
+
+
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "network.fpq"
     sound = packed_bytes(quantized(6))
@@ -275,7 +288,6 @@ def test_damaged_files_are_refused(tmp_path):
         damaged.append(sound[:position] + bytes([sound[position] ^ 0x41]) + sound[position + 1 :])
     damaged.append(MAGIC + struct.pack("<IIQI", 10, 2**31, 0, 0) + bytes(10))  # announces a header of 2 GiB
     damaged.append(forged([], announced=10**6))
-    damaged.append(MAGIC + NUMBERS.pack(len(bomb := zlib.compress(bytes(10**7))), 10, 0, 0) + bomb)
     for data in damaged:
         path.write_bytes(data)
         with pytest.raises(DamagedFileError, match=r"network\.fpq"):
