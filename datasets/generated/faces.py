@@ -20,7 +20,7 @@ from datasets.memory import MemoryLoader
 from datasets.pairs import PairSet
 
 SPACES = {"train": 0, "validation": 1, "test": 2, "second": 3}  # key spaces of people; no person lives in two of them
-CHUNK = 32  # images rendered at once
+CHUNK = 1 << 16  # pixels rendered at once: a layer of them stays in the cache of a core
 POSES = (FRONTAL, FRONTAL, FRONTAL, SIDE, FREE, FREE, FREE, FREE, FREE, FREE)
 """Poses of a test person's pictures, in turn, so that every person has pictures for the frontal and for the
 cross-pose pairs."""
@@ -268,7 +268,8 @@ class GeneratedFaces(pl.LightningDataModule):
 def photograph(photos: list[Photo], groups: tuple[Group, ...], nuisance: Nuisance, size: int) -> dict[str, np.ndarray]:
     """Render all `photos`: "images" uint8 [N,3,size,size], "yaw" float32 [N] in radians, "clear" bool [N]."""
     images = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
-    for start in range(0, len(photos), CHUNK):
-        images[start : start + CHUNK] = render(photos[start : start + CHUNK], groups, nuisance, size)
+    step = max(1, CHUNK // (size * size))
+    for start in range(0, len(photos), step):
+        images[start : start + step] = render(photos[start : start + step], groups, nuisance, size)
     yaw, clear = zip(*(view_of(photo, nuisance) for photo in photos), strict=True)
     return {"images": images.numpy(), "yaw": np.array(yaw, dtype=np.float32), "clear": np.array(clear, dtype=bool)}
