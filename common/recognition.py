@@ -69,7 +69,7 @@ class FaceRecognizer(L.LightningModule):
             decay_norms,
         )
         self.max_gradient_norm = max_gradient_norm
-        self.head: nn.Module | None = None
+        self.head: Any = None
         if num_classes is not None:
             self._make_head(num_classes)
 
@@ -100,12 +100,12 @@ class FaceRecognizer(L.LightningModule):
         self.log("train/loss", loss)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         batch = getattr(self.trainer.datamodule, "batch_size", None) if self.reference_batch else None  # type: ignore[attr-defined]
         lr = self.lr * (batch * self.trainer.world_size / self.reference_batch if batch else 1.0)
         trained = [p for p in self.parameters() if p.requires_grad]
         if self.decay_norms:
-            groups = [{"params": trained}]
+            groups: list[dict[str, Any]] = [{"params": trained}]
         else:
             groups = [
                 {"params": [p for p in trained if p.ndim > 1]},
@@ -123,7 +123,7 @@ class FaceRecognizer(L.LightningModule):
             return polynomial(steps)
         return step_decay([round(share * steps) for share in self.lr_drops])
 
-    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
 
 

@@ -75,7 +75,8 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    write_atomically(path, save(tensors, metadata={"format": "pt", "network": type(module).__name__}))
+    # One entry only: safetensors writes several in random order, and equal networks should be equal files.
+    write_atomically(path, save(tensors, metadata={"network": type(module).__name__}))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -14,9 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from common.experiment.arm import Run, TablePlan
-from common.experiment.judge import judge
+from common.experiment.judge import Verdict, judge
 from common.experiment.records import load_records
-from common.files import read_json, write_json_atomically
+from common.experiment.render import to_csv, to_latex, to_markdown
+from common.experiment.table import Table, build_table
+from common.experiment.terminal import print_table
+from common.files import read_json, write_atomically, write_json_atomically
 from papers.registry import Paper
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +30,7 @@ RUN_FILE = re.compile(r"[0-9a-f]{16}\.(json|npz)|pairs-[0-9a-f]{12}\.npz")
 
 def reproduce(paper: Paper, options: argparse.Namespace) -> int:
     """Run what is missing of a table and print it; returns the exit status (0 all runs ok, 1 some are not)."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     plan = load_plan(paper, options.scale)
     seeds = options.seeds or plan.seeds
     data = Path(options.data).resolve() if options.data else None
@@ -34,14 +39,24 @@ def reproduce(paper: Paper, options: argparse.Namespace) -> int:
     path = options.results / paper.key / f"{options.scale}.json"
     if path.exists() and _is_current(read_json(path), key, options.store):
         console.print("every run is in the store and nothing has changed since: nothing to train", highlight=False)
-        _print(console, paper, plan, options.scale, options.results)
+        print_table(console, *draw(paper, plan, options.scale, options.results))
         return 0
     runs, statuses = _launch(console, paper, plan, seeds, data, options)
     _publish(paper, plan, runs, statuses, options, key)
-    draw(paper, plan, options.scale, options.results)
-    _track(paper, options)
-    _print(console, paper, plan, options.scale, options.results)
-    return 0 if all(status == "ok" for status in statuses.values()) else 1
+    table, verdicts = draw(paper, plan, options.scale, options.results)
+    _track(paper, options.scale, options.wandb, options.store, table, options.results)
+    print_table(console, table, verdicts)
+    console.print(f"written: {path.with_suffix('')}.{{json,md,csv,tex,svg}}", highlight=False)
+    return _exit_status(console, runs, statuses, options.store)
+
+
+def _exit_status(console: Console, runs: Sequence[Run], statuses: dict[str, str], store: Path) -> int:
+    """0 when every run is ok; else say which are not and where they say why."""
+    bad = [run for run in runs if statuses[run.digest] != "ok"]
+    for run in bad:
+        where = store / "runs" / run.digest
+        console.print(f"{run.label}: {statuses[run.digest]} (see {where}/state.json and log.txt)", highlight=False)
+    return 1 if bad else 0
 
 
 def load_plan(paper: Paper, scale: str) -> TablePlan:
@@ -136,20 +151,42 @@ def _publish(
     )
 
 
-def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> None:
-    """Judge the claims and draw table and plot from the files in the results folder; nothing is trained."""
+def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Table, list[Verdict]]:
+    """Judge the claims and draw table and plot from the files in the results folder; nothing is trained.
+
+    Writes `<scale>.json` (its rows and verdicts), `.md`, `.csv`, `.tex` and `.svg`.
+    """
     from common.experiment.plot import draw_plot
-    from common.experiment.table import build_table, to_markdown
 
     path = results / paper.key / f"{scale}.json"
     records = load_records(path.with_suffix(""))
     verdicts = judge(plan.claims, records)
-    table = build_table(paper, plan, scale, records)
-    write_json_atomically(
-        path, {**read_json(path), "verdicts": [verdict.to_dict() for verdict in verdicts], "table": table.to_dict()}
+    table = build_table(
+        records,
+        [
+            {"name": a.name, "title": a.title, "series": a.series, "bits": a.bits, "reported_key": a.reported or ""}
+            for a in plan.arms
+        ],
+        paper.reported,
+        key=paper.key,
+        title=paper.title,
+        scale=scale,
+        data_note=plan.data_note,
+        command=command(paper, scale),
+        pair_sets=plan.pair_sets,
+        fairness_set=plan.fairness_set,
     )
-    to_markdown(table, verdicts, path.with_suffix(".md"))
+    stored = {**read_json(path), "verdicts": [verdict.to_dict() for verdict in verdicts], "table": table.to_dict()}
+    write_json_atomically(path, stored)
+    header = f"Basis: {paper.basis}. What deviates from the paper and why: [{paper.key}](../../papers/{paper.key}/README.md)."
+    for ending, text in (
+        (".md", to_markdown(table, verdicts, header, figure=f"{scale}.svg")),
+        (".csv", to_csv(table)),
+        (".tex", to_latex(table)),
+    ):
+        write_atomically(path.with_suffix(ending), text.encode())
     draw_plot(table, path.with_suffix(".svg"))
+    return table, verdicts
 
 
 def redraw(paper: Paper, results: Path) -> None:
@@ -160,13 +197,20 @@ def redraw(paper: Paper, results: Path) -> None:
             print(f"{paper.key} {scale}: table, plot and verdicts drawn from {results / paper.key / scale}")
 
 
-def _print(console: Console, paper: Paper, plan: TablePlan, scale: str, results: Path) -> None:
-    raise SystemExit
+def command(paper: Paper, scale: str) -> str:
+    """The command that makes a table."""
+    words = ["make", paper.key]
+    words += [f"SCALE={scale}"] if scale != "demo" else []
+    words += ["DATA=/path/to/data"] if scale in ("real", "paper") else []
+    return " ".join(words)
 
 
-def _track(paper: Paper, options: argparse.Namespace) -> None:
-    raise SystemExit
+def _track(paper: Paper, scale: str, mode: str, store: Path, table: Table, results: Path) -> None:
+    """Log the finished table and its plot; the runs have logged their curves themselves."""
+    from common.tracking import tracker
 
-
-if __name__ == "__main__":
-    sys.exit("call python -m papers")
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    with tracker(mode, paper.key, scale, store) as tracking:
+        tracking.start_run("table", None, {"paper": paper.key, "scale": scale}, "")
+        tracking.log_table(rows[0], rows[1:])
+        tracking.log_plot(results / paper.key / f"{scale}.svg")

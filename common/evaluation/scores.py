@@ -181,7 +181,8 @@ class ScoreList:
 
     @staticmethod
     def _below(scores: NDArray[np.floating], threshold: float) -> float:
-        place = int(np.searchsorted(scores, threshold, side="left"))
+        # A number of Python's own would make searchsorted convert float32 scores, all of them.
+        place = int(np.searchsorted(scores, scores.dtype.type(threshold), side="left"))
         return float(scores[place - 1]) if place else float("-inf")
 
     @cached_property

@@ -1,8 +1,8 @@
 """Arms and runs: what is computed, as plain data.
 
-An arm is one row of a table: a method with its options, its data and its schedule. An arm at one seed is a run. A run's digest is
-a hash of everything that decides its outcome, its parents included, and of nothing else: the arm's name and title are not in it, so
-two papers that need the same teacher share one run.
+An arm is one row of a table: a method with its options, its data and its schedule. An arm at one seed is a run. A run's
+digest is a hash of everything that decides its outcome, its parents included, and of nothing else: the arm's name and title
+are not in it, so two papers that need the same teacher share one run.
 """
 
 from __future__ import annotations
@@ -86,12 +86,15 @@ class TablePlan:
         claims: statements, declared before any result exists.
         seeds: default seeds of every arm.
         data_note: one sentence on what data this scale uses.
+        pair_sets: order of the accuracy columns; fairness_set: the pair set of the group columns.
     """
 
     arms: tuple[Arm, ...]
     claims: tuple[Claim, ...]
     seeds: tuple[int, ...]
     data_note: str
+    pair_sets: tuple[str, ...] = ()
+    fairness_set: str | None = None
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

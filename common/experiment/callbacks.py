@@ -28,8 +28,8 @@ def derived_seed(*parts: object) -> int:
 class SeededEpochs(L.Callback):
     """Seed all generators at the start of every epoch from (run seed, phase, epoch).
 
-    Lightning's checkpoints hold no generator state. With this, an epoch draws the same dropout masks and margins whether it follows
-    the epoch before it or a restart.
+    Lightning's checkpoints hold no generator state. With this, an epoch draws the same dropout masks and margins whether it
+    follows the epoch before it or a restart.
     """
 
     def __init__(self, seed: int, phase: str) -> None:
@@ -71,7 +71,7 @@ class KeepEpochs(L.Callback):
             raise ValueError(f"an arm can keep 'epoch<k>', not {', '.join(unknown)}")
         self.keep, self.folder = keep, folder
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         name = f"epoch{trainer.current_epoch + 1}"
         if name in self.keep and trainer.is_global_zero:
             save_weights(pl_module.network, self.folder / f"{name}.safetensors")

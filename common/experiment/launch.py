@@ -1,7 +1,7 @@
 """Execute many runs: parents before children, independent runs side by side, each in a process of its own.
 
-A run that crashes, is killed or runs out of memory takes nothing with it. Processes are forked from a server that has imported torch
-once, so starting a run costs milliseconds.
+A run that crashes, is killed or runs out of memory takes nothing with it. Processes are forked from a server that has
+imported torch once, so starting a run costs milliseconds.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from common.weights import save_weights
 class SaveNetwork(L.Callback):
     """Write the trained network to `network.safetensors` in the log folder at the end of the fit."""
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             path = f"{trainer.log_dir or trainer.default_root_dir}/network.safetensors"
             save_weights(pl_module.network, path)

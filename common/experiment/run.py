@@ -92,11 +92,11 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     seconds: dict[str, float] = {}
 
     report({"phase": "data"})
-    data: L.LightningDataModule = build(_with_seed(arm.data, run.seed), place)
+    data: Any = build(_with_seed(arm.data, run.seed), place)
     data.prepare_data()
     data.setup("fit")
     L.seed_everything(derived_seed(run.seed, "build"), verbose=False)
-    method: L.LightningModule = build(arm.method, place)
+    method: Any = build(arm.method, place)
     seconds["data"] = time.time() - started
 
     config = canonical_run(arm, run.seed, place)
@@ -213,12 +213,10 @@ def _fit(
 
 
 def _place_of(run: Run, store: Store, machine: Machine) -> Place:
-    by_arm = {parent.arm: parent.digest for parent in run.parents}
+    def digest(arm: Arm) -> str:
+        return next(parent.digest for parent in run.parents if parent.arm == arm)
 
-    def weights(arm: Arm, kept: str) -> Path:
-        return store.weights(by_arm[arm], kept)
-
-    return Place(data=machine.data, weights=weights, digest=lambda arm: by_arm[arm])
+    return Place(data=machine.data, weights=lambda arm, kept: store.weights(digest(arm), kept), digest=digest)
 
 
 def _with_seed(data: Spec, seed: int) -> Spec:

@@ -170,7 +170,8 @@ class Store:
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write a compressed `.npz` atomically."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(buffer, **named)
     write_atomically(path, buffer.getvalue())
 
 

@@ -1,12 +1,13 @@
 """QuantFace's claims, written down before any result of ours existed.
 
-C1 to C5 are the paper's, read off its numbers (the margins are its own largest differences); C6 and the F claims are ours. A scale
-judges those that its arms and test sets can speak to.
+C1 to C5 are the paper's, read off its numbers (the margins are its own largest differences); C6, the F and the G claims are
+ours. A scale judges those that its arms and test sets can speak to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from common.experiment.claims import Claim, Quantity, conjunction, larger_drop, monotone, superior, within
 
@@ -52,7 +53,7 @@ def depth_makes_it_worse(prefixes: Sequence[str], w6: str, hard: str) -> Claim:
             Quantity(f"{shallow}{w6}", hard),
             Quantity(f"{shallow}fp32", hard),
         )
-        for shallow, deep in zip(prefixes, prefixes[1:], strict=False)
+        for shallow, deep in pairwise(prefixes)
     ]
     return conjunction("C4", "the deeper the IResNet, the more W6A6 costs", deeper)
 

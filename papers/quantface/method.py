@@ -1,8 +1,8 @@
 """QuantFace: low-bit face recognition by distilling a network into its own quantised copy, without labels.
 
 F. Boutros, N. Damer, A. Kuijper, "QuantFace: Towards Lightweight Face Recognition by Synthetic Data Low-bit Quantization",
-ICPR 2022, pp. 855-862, arXiv:2206.10526. Basis: the official code (github.com/fdbtrs/QuantFace, commit a603c26), read and not copied.
-The equation numbers below are ours.
+ICPR 2022, pp. 855-862, arXiv:2206.10526. Basis: the official code (github.com/fdbtrs/QuantFace, commit a603c26), read and
+not copied. The equation numbers below are ours.
 
 Symbols
     x        faces, [B, 3, H, W], RGB, (pixel - 127.5) / 127.5
@@ -143,7 +143,7 @@ class QuantFace(L.LightningModule):
     def on_train_start(self) -> None:
         self.train()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         batch = getattr(self.trainer.datamodule, "batch_size", None) if self.reference_batch else None  # type: ignore[attr-defined]
         scale = batch * self.trainer.world_size / self.reference_batch if batch else 1.0
         trained = [p for p in self.student.parameters() if p.requires_grad]
@@ -157,7 +157,7 @@ class QuantFace(L.LightningModule):
             "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "interval": "step"},
         }
 
-    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         nn.utils.clip_grad_norm_(self.student.parameters(), self.max_gradient_norm)
 
 

@@ -10,6 +10,7 @@ make quantface SCALE=paper DATA=/path DEVICES=4  MS1MV2 and images of generated 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from common.experiment.arm import Arm, Phase, TablePlan
 from common.experiment.claims import Claim
@@ -17,6 +18,7 @@ from common.experiment.spec import DataFile, DataRoot, Spec, WeightsOf, spec
 from papers.quantface import claims
 
 METHOD = "papers.quantface.method.QuantFace"
+SETS = ("frontal", "mixed", "cross_pose")  # of the generated faces; the paper's easy and hard sets are LFW and CFP-FP
 PAPER_SYNTHETIC_DROP = (10 / 11,)  # the rate falls before the last of 11 epochs
 
 
@@ -39,7 +41,7 @@ class Family:
     weights: WeightsOf | DataFile
     faces: dict[str, tuple[Spec, str]]
     finetune: Phase
-    recipe: dict[str, object]
+    recipe: dict[str, Any]
     benchmark: Spec
 
     def tuned(self, bits: int, faces: str, granularity: str = "per_channel") -> Arm:
@@ -70,7 +72,7 @@ class Family:
             data=self.faces[faces][0],
             benchmark=self.benchmark,
             phases=(phase,),
-            series=note,
+            series=f"{self.title}{note}",
             bits=bits,
         )
 
@@ -100,10 +102,10 @@ def _embedded(
     network: Spec,
     embedding_size: int,
     data: dict[str, Spec],
-    recognition: dict[str, object],
+    recognition: dict[str, Any],
     epochs: int,
     finetune: Phase,
-    recipe: dict[str, object],
+    recipe: dict[str, Any],
     prefix: str = "",
     title: str = "",
 ) -> Family:
@@ -117,7 +119,7 @@ def _embedded(
         data=data["original"],
         benchmark=benchmark,
         phases=(Phase("train", epochs=epochs),),
-        series="full precision",
+        series=f"{title}full precision",
         bits=32,
     )
     faces = {"original": (data["original"], "training faces"), "second": (data["second"], "second domain")}
@@ -134,7 +136,7 @@ def _table_arms(family: Family) -> tuple[Arm, ...]:
 
 
 ARCFACE = {"gradient": "autograd"}  # the official head: cos(theta + m) as it is, also where theta + m > pi
-DEMO_RECOGNITION: dict[str, object] = {
+DEMO_RECOGNITION: dict[str, Any] = {
     "head_options": ARCFACE,
     "scale": 24.0,
     "margin": 0.3,
@@ -159,7 +161,9 @@ def _demo() -> TablePlan:
         arms=_table_arms(family),
         claims=_embedded_claims(""),
         seeds=(0, 1, 2),
-        data_note="generated faces of 48 x 48 pixels; 'second domain' are unlabelled faces of other people under other conditions",
+        data_note="generated faces, 48 x 48 pixels; 'second domain': unlabelled faces of other people under other conditions",
+        pair_sets=SETS,
+        fairness_set="mixed",
     )
 
 
@@ -179,13 +183,15 @@ def _smoke() -> TablePlan:
         arms=arms,
         claims=(),
         seeds=(0,),
-        data_note="a few generated faces of 32 x 32 pixels and a few steps: shows that everything runs, its numbers mean nothing",
+        data_note="a few generated faces of 32 x 32 pixels and a few steps: shows that all runs, its numbers mean nothing",
+        pair_sets=SETS,
+        fairness_set="mixed",
     )
 
 
 def _embedded_claims(prefix: str) -> tuple[Claim, ...]:
     """What one network and generated faces can speak to: frontal is the easy set, cross_pose the hard one."""
-    sets = ("frontal", "mixed", "cross_pose")
+    sets = SETS
     full, w8, w6, w4 = (f"{prefix}{arm}" for arm in ("fp32", "w8a8_second", "w6a6_second", "w4a4_second"))
     return (
         claims.w8a8_is_nearly_free(full, w8, "frontal", sets[1:]),
@@ -201,7 +207,7 @@ def _embedded_claims(prefix: str) -> tuple[Claim, ...]:
 
 # --- lab: the full-size networks on generated faces ----------------------------------------------------------------
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mobilefacenet": ("MobileFaceNet", "common.backbones.MobileFaceNet", {"embedding_size": 128}),
     "iresnet18": ("IResNet-18", "common.backbones.IResNet18", {"dropout": 0.4}),
     "iresnet50": ("IResNet-50", "common.backbones.IResNet50", {"dropout": 0.4}),
@@ -232,6 +238,8 @@ def _lab() -> TablePlan:
         claims=(*_embedded_claims("mobilefacenet_"), depth),
         seeds=(0, 1, 2),
         data_note="generated faces of 112 x 112 pixels: 2,000 identities",
+        pair_sets=SETS,
+        fairness_set="mixed",
     )
 
 
@@ -261,14 +269,14 @@ def _real() -> TablePlan:
         method=spec("common.recognition.Pretrained", backbone=network, weights=weights),
         data=lfw,
         benchmark=benchmark,
-        series="full precision",
+        series=f"{title}full precision",
         bits=32,
     )
     faces = {
         "fairface": (spec("datasets.combined.TrainTest", train=fairface, test=lfw), "FairFace"),
         "generated": (spec("datasets.combined.TrainTest", train=generated, test=lfw), "generated faces"),
     }
-    recipe: dict[str, object] = {"tracked_steps": 30, "lr": 0.1, "reference_batch": 0}
+    recipe: dict[str, Any] = {"tracked_steps": 30, "lr": 0.1, "reference_batch": 0}
     family = Family("", "", baseline, network, weights, faces, Phase("finetune", epochs=1), recipe, benchmark)
     arms = [baseline]
     for bits in (8, 6, 4):
@@ -289,7 +297,8 @@ def _real() -> TablePlan:
             claims.gap_widens("F2", full, "w4a4_generated", "lfw", 4),
         ),
         seeds=(0,),
-        data_note="a published MobileFaceNet (CASIA-WebFace), tuned on FairFace or generated faces, tested on LFW by perceived gender",
+        data_note="a published MobileFaceNet (CASIA-WebFace) tuned on FairFace or generated faces, tested on LFW",
+        fairness_set="lfw",
     )
 
 
@@ -331,7 +340,7 @@ def _paper() -> TablePlan:
         )
         arms.append(baseline)
         for data, epochs, drops in (("real", 1, ()), ("synthetic", 11, PAPER_SYNTHETIC_DROP)):
-            recipe: dict[str, object] = {"lr_drops": drops}
+            recipe: dict[str, Any] = {"lr_drops": drops}
             phase = Phase("finetune", epochs=epochs)
             family = Family(
                 f"{key}_", f"{title} ", baseline, network, WeightsOf(baseline), faces, phase, recipe, benchmark

@@ -53,8 +53,8 @@ def test_mobilefacenet_costs_what_is_published() -> None:
 def test_small_network_by_hand(small: Small, tmp_path: Path) -> None:
     cost = measure_cost(small, 8)
     assert (cost.parameters, cost.nonzeros, cost.macs) == (SMALL_PARAMETERS, SMALL_PARAMETERS, SMALL_MACS)
-    assert cost.stored_bytes == cost.fp32_bytes
-    assert cost.compression == 1.0
+    assert cost.fp32_bytes == 4 * sum(value.numel() for value in small.state_dict().values())
+    assert cost.fp32_bytes < cost.stored_bytes < cost.fp32_bytes + 2048, "a header, and nothing else"
     save_weights(small, tmp_path / "a.safetensors")  # the same file but for a line of metadata
     assert abs(cost.stored_bytes - (tmp_path / "a.safetensors").stat().st_size) < 64
 
@@ -95,7 +95,7 @@ def test_shared_parameters_count_once() -> None:
 
     cost = measure_cost(Shared(), 8)
     assert (cost.parameters, cost.nonzeros, cost.macs) == (64, 64, 2 * 3 * 8 * 64)
-    assert 64 * 4 < cost.fp32_bytes < 2 * 64 * 4
+    assert cost.fp32_bytes == 64 * 4
 
 
 def test_zeros_are_seen_wherever_they_are_made(small: Small) -> None:
@@ -118,8 +118,8 @@ def test_a_mask_neither_enlarges_the_file_nor_the_reference(small: Small) -> Non
     prune.l1_unstructured(small.depthwise, "weight", amount=100)
     masked = measure_cost(small, 8)
     assert masked.parameters == SMALL_PARAMETERS
-    assert masked.compression == 1.0, "zeros in a dense file compress nothing"
-    assert masked.fp32_bytes == pytest.approx(plain.fp32_bytes, abs=8)  # the name in the header is longer
+    assert masked.fp32_bytes == plain.fp32_bytes
+    assert masked.stored_bytes == pytest.approx(plain.stored_bytes, abs=8), "zeros in a dense file compress nothing"
 
 
 def test_quantized_weights_count_as_they_are_used(small: Small) -> None:
@@ -143,7 +143,8 @@ def test_the_packed_file_is_what_is_measured() -> None:
         assert codes + ranges <= cost.stored_bytes <= codes + ranges + 1024
         assert cost.compression == cost.fp32_bytes / cost.stored_bytes
         assert cost.fp32_bytes == sizes[8].fp32_bytes
-    assert measure_cost(quantize_network(network, 4, None), 8).compression == 1.0, "simulated alone, nothing shrinks"
+    simulated = measure_cost(quantize_network(network, 4, None), 8)
+    assert simulated.stored_bytes > simulated.fp32_bytes, "simulated alone, nothing shrinks"
 
 
 def test_any_writer_will_do(small: Small) -> None:
