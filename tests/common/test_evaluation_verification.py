@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_fold_arrays_against_the_loop(kind: str) -> None:
     assert got.std == pytest.approx(np.std(accuracy), abs=1e-15)
 
 
+@pytest.mark.parametrize("ties", ["first", "mean"])
+def test_float32_cosines_are_decided_as_their_float64_distances(ties: Literal["first", "mean"]) -> None:
+    score, same = made_up(20_000, seed=8)
+    score[::3] = 1 - DISTANCE_GRID[np.arange(len(score[::3])) % 400] / 2  # at or one rounding off a threshold
+    given = score.astype(np.float32)
+    got = folded_accuracy(same, score=given, ties=ties)
+    distance = np.maximum(2 - 2 * given.astype(np.float64), 0)
+    accuracy, best = loop_over_thresholds(distance, same, contiguous_folds(20_000))
+    np.testing.assert_array_equal(got.threshold_index, best)
+    np.testing.assert_array_equal(got.correct, (distance < got.threshold[contiguous_folds(20_000)]) == same)
+    if ties == "first":
+        np.testing.assert_array_equal(got.fold_accuracy, accuracy)
+
+
 def test_uneven_threshold_grid() -> None:
     score, same = made_up(400, seed=6)
     grid = np.sort(np.random.default_rng(1).uniform(-0.5, 4, 57))
@@ -203,13 +218,13 @@ def test_refusals() -> None:
 
 
 def fastest(*pieces: Callable[[], object], repetitions: int) -> list[float]:
-    """Shortest time of each piece, measured in turns."""
+    """Shortest processor time of each piece, measured in turns: other programs on the machine do not count."""
     times = np.full((repetitions, len(pieces)), np.inf)
     for repetition in range(repetitions):
         for index, piece in enumerate(pieces):
-            start = time.perf_counter()
+            start = time.process_time()
             piece()
-            times[repetition, index] = time.perf_counter() - start
+            times[repetition, index] = time.process_time() - start
     return times.min(axis=0).tolist()
 
 
@@ -228,13 +243,14 @@ def test_thirty_times_the_speed_of_the_loop() -> None:
 
 
 @pytest.mark.speed
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_all_rates_cost_a_few_sorts(dtype: type) -> None:
-    """10-fold accuracy, per-pair decisions, EER, TAR at two FARs and a 512-point DET curve of a million scores.
+@pytest.mark.parametrize(("dtype", "sorts"), [(np.float64, 3.0), (np.float32, 4.5)])
+def test_all_rates_cost_a_few_sorts(dtype: type, sorts: float) -> None:
+    """All metrics of a million scores against one ``np.sort`` of the same array, measured in turns.
 
-    The protocol works on float64 distances, so the yardstick is a float64 sort for both kinds of scores. Measured: 3.0
-    to 3.7 sorts (with AVX-512, where parting the list by label alone costs 0.4 sorts); the bound leaves room for a busy
-    machine.
+    Included: the checks of scores, labels and folds, 10-fold accuracy with the decision on every pair, the EER, TAR at
+    two FARs and a 512-point DET curve. Measured with AVX-512: 2.4 to 2.7 sorts for float64. NumPy sorts float32 nearly
+    twice as fast; parting by label, counting and the folds gain little from the shorter numbers: 3.4 to 3.8 sorts
+    (1.9 of the float64 list), hence the wider bound.
     """
     score, same = made_up(1_000_000)
     given, fold = score.astype(dtype), contiguous_folds(len(score))
@@ -246,5 +262,5 @@ def test_all_rates_cost_a_few_sorts(dtype: type) -> None:
         scores.tar_at_far(1e-3)
         scores.det()
 
-    sort, ours = fastest(lambda: np.sort(score), everything, repetitions=9)
-    assert ours / sort <= 5
+    sort, ours = fastest(lambda: np.sort(given), everything, repetitions=40)
+    assert ours / sort <= sorts
