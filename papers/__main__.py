@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+from common.experiment.spec import SpecError
+from common.files import DamagedFileError, StorageError
 from papers.registry import SCALES, PaperError, find_papers, get_paper, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[:1] == ["redraw"]:
             return _redraw(arguments[1:])
         return _reproduce(arguments)
-    except PaperError as error:
+    except (PaperError, SpecError, StorageError, DamagedFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

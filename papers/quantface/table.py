@@ -269,7 +269,7 @@ def _real() -> TablePlan:
         method=spec("common.recognition.Pretrained", backbone=network, weights=weights),
         data=lfw,
         benchmark=benchmark,
-        series=f"{title}full precision",
+        series="full precision",
         bits=32,
     )
     faces = {

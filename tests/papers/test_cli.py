@@ -1,0 +1,117 @@
+"""The command line: what a stranger types, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from papers.__main__ import main
+from papers.registry import PaperError, find_papers, read_paper
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_listing_needs_no_torch_and_about_a_second() -> None:
+    since = time.monotonic()
+    answer = run("papers", "list")
+    assert time.monotonic() - since < 5  # 0.2 s on an idle machine
+    assert answer.returncode == 0
+    assert "quantface" in answer.stdout
+    code = "import sys, papers.__main__ as m; m.main(['list']); sys.exit(any(n in sys.modules for n in ('torch', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_listing_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    rows = {row["paper"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["quantface"]["family"] == "quantization"
+    assert rows["quantface"]["basis"] == "code"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantfase"], "did you mean 'quantface'"),
+        (["quantface", "--scale", "dmo"], "did you mean 'demo'"),
+        (["quantface", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["lst"], "did you mean 'list'"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", ["1,1", "a", "-1", ""])
+def test_impossible_seeds_are_refused(seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["quantface", f"--seeds={seeds}"])
+    assert "seeds" in capsys.readouterr().err
+
+
+def test_make_passes_a_typo_on() -> None:
+    answer = subprocess.run(["make", "quantfase"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode != 0
+    assert "did you mean 'quantface'" in answer.stderr
+
+
+def test_real_scale_without_data_says_what_to_do(tmp_path: Path) -> None:
+    answer = run("papers", "quantface", "--scale", "real", "--store", str(tmp_path), "--results", str(tmp_path / "r"))
+    assert answer.returncode == 2
+    assert "DATA=" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_every_paper_file_is_read() -> None:
+    for paper in find_papers().values():
+        assert paper.title
+        assert all(entry["source"] for entry in paper.reported)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = ", "cannot be read"),
+        ('title = "x"', "lacks family, year, basis, scales"),
+        ('title="x"\nfamily="prunning"\nyear=2020\nbasis="code"\nscales=["demo"]', "did you mean 'pruning'"),
+        ('title="x"\nfamily="pruning"\nyear=2020\nbasis="code"\nscales=["dmo"]', "did you mean 'demo'"),
+        (
+            'title="x"\nfamily="pruning"\nyear=2020\nbasis="code"\nscales=["demo"]\n'
+            'reported=[{row="a", metric="m", value=1.0, unit="%", source="s", verified=true}]',
+            "source 's'",
+        ),
+    ],
+)
+def test_a_damaged_paper_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    path = tmp_path / "x" / "paper.toml"
+    path.write_text(text)
+    with pytest.raises(PaperError, match=message):
+        read_paper(path)
+
+
+def test_papers_import_no_other_paper_and_the_shared_packages_no_paper() -> None:
+    for path in [*ROOT.glob("common/**/*.py"), *ROOT.glob("datasets/**/*.py")]:
+        text = path.read_text()
+        assert "import papers" not in text, path
+        assert "from papers" not in text, path
+    for paper in find_papers():
+        for path in (ROOT / "papers" / paper).glob("*.py"):
+            for other in set(find_papers()) - {paper}:
+                assert f"papers.{other}" not in path.read_text(), path
+    for path in ROOT.glob("datasets/**/*.py"):
+        assert "from common" not in path.read_text(), path
+    for path in ROOT.glob("common/**/*.py"):
+        assert "from datasets" not in path.read_text(), path
