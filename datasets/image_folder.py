@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from datasets import fingerprint
+from datasets.catalog import not_found
 from datasets.errors import BadList
 from datasets.images import ImageFiles, read_all
 from datasets.lists import integer, read_csv
@@ -97,7 +98,8 @@ class ImageFolder(pl.LightningDataModule):
     Args:
         root: data root.
         folder: folder of the csv files under it; paths in them are relative to it.
-        images: name of the csv of labels.
+        images: name of the csv of labels; "" takes every .jpg, .jpeg and .png below the folder as an unlabelled training
+            image (one class), in the order of their paths.
         pairs: name of the csv of test pairs, "" for none.
         validation_pairs: name of the csv of validation pairs, "" for none.
         height: height that every image must have, in pixels.
@@ -150,10 +152,16 @@ class ImageFolder(pl.LightningDataModule):
         """Read the csv files; images are read when they are asked for."""
         if self.rows:
             return
-        self.rows = read_images_csv(self.path / self.lists["images"])
+        self.rows = read_images_csv(self.path / self.lists["images"]) if self.lists["images"] else self._all_images()
         self.class_names = tuple(sorted({row.label for row in self.rows if row.split == "train"}))
         self.num_classes = len(self.class_names)
         self.group_names = tuple(sorted({row.group for row in self.rows} - {""}))
+
+    def _all_images(self) -> list[Row]:
+        files = sorted(f for f in self.path.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if not files:
+            raise not_found("image_folder", self.path / "*.jpg")
+        return [Row(f.relative_to(self.path).as_posix(), "", "", "", "train") for f in files]
 
     def _images(self, name: str, files: tuple[str, ...]) -> ImageFiles | torch.Tensor:
         images = ImageFiles(self.path, files, self.size)

@@ -87,7 +87,9 @@ class GeneratedFaces(pl.LightningDataModule):
     setting.
 
     Args:
-        size: side of the images, pixels, at least 32.
+        size: side of the rendered images, pixels, at least 32.
+        crop: rows and columns that are cut off every edge afterwards. 144 pixels with (16, 16) put eyes and mouth where
+            InsightFace's 112 x 112 template has them, with (16, 24) where its 112 x 96 template has them.
         identities: training identities of all groups together.
         images_per_identity: training images a person.
         domain: "original", or "second": other persons by another photographer, in equal shares unless
@@ -130,8 +132,11 @@ class GeneratedFaces(pl.LightningDataModule):
         pairs_per_fold: int = 150,
         flip: bool = True,
         divisor: float = 127.5,
+        crop: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
+        if min(crop) < 0 or 2 * max(crop) >= size:
+            raise ValueError(f"crop is {crop}; expected (rows, columns) from 0 to less than half of {size} pixels.")
         if domain not in DOMAINS:
             raise ValueError(f"domain is {domain!r}; expected one of {sorted(DOMAINS)}.")
         if size < SMALLEST:
@@ -152,6 +157,7 @@ class GeneratedFaces(pl.LightningDataModule):
         self.per_group = apportion(identities, self.groups)
         self.size, self.domain, self.images_per_identity, self.divisor = size, domain, images_per_identity, divisor
         self.batch_size, self.seed, self.data_seed, self.flip = batch_size, seed, data_seed, flip
+        self.crop = tuple(crop)
         self.people = {"test": test_identities_per_group, "validation": validation_identities_per_group}
         self.test_images_per_identity, self.pairs_per_fold = test_images_per_identity, pairs_per_fold
         self.group_names: tuple[str, ...] = tuple(g.name for g in self.groups)
@@ -205,6 +211,7 @@ class GeneratedFaces(pl.LightningDataModule):
             "generator": "faces",
             "version": VERSION,
             "size": self.size,
+            "crop": list(self.crop),
             "data_seed": self.data_seed,
             "domain": self.domain,
             "nuisance": {self.domain: asdict(DOMAINS[self.domain]), "original": asdict(DOMAINS["original"])},
@@ -223,16 +230,20 @@ class GeneratedFaces(pl.LightningDataModule):
     def _load_training(self) -> torch.Tensor:
         if self._images is None:
             space = "second" if self.domain == "second" else "train"
-            self._images = torch.from_numpy(
-                self._render(space, self.per_group, self.images_per_identity, self.domain)["images"]
-            )
+            rendered = self._render(space, self.per_group, self.images_per_identity, self.domain)
+            self._images = self._cropped(rendered["images"])
         return self._images
+
+    def _cropped(self, images: np.ndarray) -> torch.Tensor:
+        rows, columns = self.crop
+        height, width = images.shape[2:]
+        return torch.from_numpy(images)[:, :, rows : height - rows, columns : width - columns].contiguous()
 
     def _pool(self, part: str) -> dict[str, PairSet]:
         if part not in self._pools:
             people, each = self.people[part], self.test_images_per_identity
             arrays = self._render(part, [people] * len(self.groups), each, "original")
-            images = torch.from_numpy(arrays["images"])
+            images = self._cropped(arrays["images"])
             subject = np.repeat(np.arange(people * len(self.groups)), each)
             view, key = views(arrays["yaw"], arrays["clear"]), (self.data_seed, SPACES[part])
             self._pools[part] = {

@@ -254,9 +254,8 @@ def _real() -> TablePlan:
     fairface = spec("datasets.fairface.FairFace", root=DataRoot(), width=96, divisor=128.0, batch_size=32)
     generated = spec(
         "datasets.generated.GeneratedFaces",
-        size=112,
-        width=96,
-        framing="arcface",
+        size=144,
+        crop=(16, 24),
         identities=980,
         images_per_identity=4,
         divisor=128.0,
@@ -311,9 +310,7 @@ def _paper() -> TablePlan:
     ms1mv2 = spec(
         "datasets.insightface.InsightFaceRecords", root=DataRoot(), batch_size=128, num_workers=8, verification=sets
     )
-    gan = spec(
-        "datasets.image_folder.ImageFolderFaces", root=DataRoot("synthetic_faces"), batch_size=128, num_workers=8
-    )
+    gan = spec("datasets.image_folder.ImageFolder", root=DataRoot(), folder="synthetic_faces", images="", num_workers=8)
     faces = {
         "real": (ms1mv2, "MS1MV2"),
         "synthetic": (spec("datasets.combined.TrainTest", train=gan, test=ms1mv2), "generated faces"),

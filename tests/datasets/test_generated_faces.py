@@ -236,3 +236,13 @@ def test_data_survives_the_cache(data: GeneratedFaces, monkeypatch: pytest.Monke
     again = GeneratedFaces(**SMALL)
     again.prepare_data()
     assert torch.equal(again.train_images, data.train_images)
+
+
+def test_crop_cuts_the_same_pixels_off_every_edge() -> None:
+    settings = {"size": 48, "identities": 16, "images_per_identity": 2}
+    whole = GeneratedFaces(**settings).train_images
+    cut = GeneratedFaces(**settings, crop=(4, 8)).train_images
+    assert cut.shape[2:] == (40, 32)
+    assert torch.equal(cut, whole[:, :, 4:44, 8:40])
+    with pytest.raises(ValueError, match="crop"):
+        GeneratedFaces(size=48, crop=(24, 0))

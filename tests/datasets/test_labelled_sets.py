@@ -228,3 +228,14 @@ def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
     files: Any = ImageFiles(tmp_path, ["bomb.png"], (9000, 9000))
     with pytest.raises(CorruptImage, match="9000 x 9000 pixels"):
         _ = files[0]
+
+
+def test_a_folder_without_a_csv_is_unlabelled_training_data(own: Path) -> None:
+    data = ImageFolder(str(own), images="", height=64, width=48, batch_size=2)
+    data.setup()
+    files = sorted(f for f in data.path.rglob("*") if f.suffix in (".jpg", ".jpeg", ".png"))
+    assert [row.path for row in data.rows] == [f.relative_to(data.path).as_posix() for f in files]
+    assert data.num_classes == 1
+    empty = ImageFolder(str(own), folder="nothing", images="")
+    with pytest.raises(DatasetNotFound):
+        empty.setup()
