@@ -7,6 +7,7 @@ imported torch once, so starting a run costs milliseconds.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from common.experiment.store import Store
 from common.provenance import usable_cores
 
 POLL_SECONDS = 0.2
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class Watcher(Protocol):
@@ -159,12 +161,24 @@ def _stop(active: dict[str, _Active]) -> None:
 def _child(run: Run, store: Store, machine: Machine, events: Any) -> None:
     """Body of a run's process: its own log file, no reaction to Ctrl-C (the parent stops it), its status in the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_freed_memory()
     folder = store.folder(run.digest)
     folder.mkdir(parents=True, exist_ok=True)
     with _output_to(folder / "log.txt"):
         execute(run, store, machine, lambda event: events.put((run.digest, event)))
     events.close()
     events.join_thread()
+
+
+def _keep_freed_memory() -> None:
+    """Make glibc reuse freed tensors instead of handing them back to the system and asking for fresh pages at every step.
+
+    Training on a CPU is 1.1 to 1.4 times as fast with it; elsewhere than on glibc nothing happens.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, 1 << 30)
 
 
 @contextlib.contextmanager

@@ -86,6 +86,15 @@ def _leading(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, 
     return tuple(parameter.view(-1, *[1] * (x.ndim - 1)) for parameter in parameters)
 
 
+def _is_dense(x: torch.Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """The elements of a dense tensor in the order of its memory, as a view."""
+    return x.view(-1) if x.is_contiguous() else x.permute(0, 2, 3, 1).view(-1)
+
+
 def _quantize_dequantize(
     x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, inplace: bool
 ) -> torch.Tensor:
@@ -94,12 +103,12 @@ def _quantize_dequantize(
     Large dense tensors with one range are done piece by piece on a CPU, so that the passes stay in its cache.
     """
     half = 2 ** (bits - 1)
-    large = x.numel() > 2 * CHUNK and scale.ndim == 0 and x.device.type == "cpu" and x.is_contiguous()
+    large = x.numel() > 2 * CHUNK and scale.ndim == 0 and x.device.type == "cpu" and _is_dense(x)
     if not large or torch.compiler.is_compiling():
         y = x.mul_(scale) if inplace else x * scale
         return y.sub_(zero).round_().clamp_(-half, half - 1).add_(zero).div_(scale)
     y = x if inplace else torch.empty_like(x)
-    for source, target in zip(x.view(-1).split(CHUNK), y.view(-1).split(CHUNK), strict=True):
+    for source, target in zip(_flat(x).split(CHUNK), _flat(y).split(CHUNK), strict=True):
         torch.mul(source, scale, out=target).sub_(zero).round_().clamp_(-half, half - 1).add_(zero).div_(scale)
     return y
 

@@ -152,11 +152,9 @@ DEMO_RECOGNITION: dict[str, Any] = {
 def _demo() -> TablePlan:
     network = spec("common.backbones.MobileFaceNet", width=0.25, input_size=48, blocks=(2, 3, 1))
     data = {domain: _generated(48, 400, 12, 64, domain, 100) for domain in ("original", "second")}
-    # 2 epochs = 150 steps of 64 faces; the paper's 299 tracked steps are 2.6 % of its 11,350, 30 are 20 % of ours: ranges need
-    # batches, not epochs.
-    family = _embedded(
-        network, 128, data, DEMO_RECOGNITION, 8, Phase("finetune", epochs=2), {"tracked_steps": 30, "lr": 0.1}
-    )
+    # The paper's rate at batch 512, in proportion to ours; the paper tracks 299 of 11,350 steps, we track 30 of 150.
+    finetune = Phase("finetune", epochs=2)
+    family = _embedded(network, 128, data, DEMO_RECOGNITION, 8, finetune, {"tracked_steps": 30})
     return TablePlan(
         arms=_table_arms(family),
         claims=_embedded_claims(""),
@@ -170,9 +168,7 @@ def _demo() -> TablePlan:
 def _smoke() -> TablePlan:
     network = spec("common.backbones.MobileFaceNet", width=0.125, input_size=32, blocks=(1, 1, 1), embedding_size=32)
     data = {domain: _generated(32, 40, 4, 32, domain, 20) for domain in ("original", "second")}
-    family = _embedded(
-        network, 32, data, DEMO_RECOGNITION, 1, Phase("finetune", steps=3), {"tracked_steps": 2, "lr": 0.1}
-    )
+    family = _embedded(network, 32, data, DEMO_RECOGNITION, 1, Phase("finetune", steps=3), {"tracked_steps": 2})
     arms = (
         family.baseline,
         family.tuned(8, "original"),
@@ -261,7 +257,9 @@ def _real() -> TablePlan:
         divisor=128.0,
         batch_size=32,
     )
-    benchmark = spec("common.evaluation.benchmark.VerificationBenchmark", flip="concatenate", centre="other_folds")
+    benchmark = spec(
+        "common.evaluation.benchmark.VerificationBenchmark", flip="concatenate", centre="other_folds", batch_size=32
+    )
     baseline = Arm(
         name="fp32",
         title="FP32, published weights",
@@ -275,7 +273,8 @@ def _real() -> TablePlan:
         "fairface": (spec("datasets.combined.TrainTest", train=fairface, test=lfw), "FairFace"),
         "generated": (spec("datasets.combined.TrainTest", train=generated, test=lfw), "generated faces"),
     }
-    recipe: dict[str, Any] = {"tracked_steps": 30, "lr": 0.1, "reference_batch": 0}
+    # Chosen by the cosine to the teacher on FairFace validation faces at W6A6 and W4A4: better than the paper's 0.00625.
+    recipe: dict[str, Any] = {"tracked_steps": 30, "lr": 0.05, "reference_batch": 0}
     family = Family("", "", baseline, network, weights, faces, Phase("finetune", epochs=1), recipe, benchmark)
     arms = [baseline]
     for bits in (8, 6, 4):

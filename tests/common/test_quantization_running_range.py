@@ -264,3 +264,15 @@ def test_schedules_freeze_where_the_papers_do(schedule, tracked_steps, tracked_e
 def test_schedules_count_from_one():
     with pytest.raises(ValueError, match="count from 1"):
         RangeSchedule().tracks(0, 1)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_large_tensors_in_any_layout_give_the_numbers_of_small_ones(memory_format, inplace) -> None:
+    """They are done piece by piece in the order of memory; nothing but the speed may depend on that."""
+    x = torch.randn(4, 24, 61, 53, generator=torch.Generator().manual_seed(0))
+    low, high = x.min(), x.max()
+    expected = torch.stack([fake_quantize_running_range(image, low, high, 5) for image in x])
+    y = fake_quantize_running_range(x.clone(memory_format=memory_format), low, high, 5, inplace=inplace)
+    assert torch.equal(y, expected)
+    assert y.is_contiguous(memory_format=memory_format)
