@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,6 +163,7 @@ def _stop(active: dict[str, _Active]) -> None:
 def _child(run: Run, store: Store, machine: Machine, events: Any) -> None:
     """Body of a run's process: its own log file, no reaction to Ctrl-C (the parent stops it), its status in the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _keep_freed_memory()
     folder = store.folder(run.digest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +171,14 @@ def _child(run: Run, store: Store, machine: Machine, events: Any) -> None:
         execute(run, store, machine, lambda event: events.put((run.digest, event)))
     events.close()
     events.join_thread()
+
+
+def _end_with_parent() -> None:
+    """A run whose command was killed ends too, so that the next command finds it interrupted and not still running."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _keep_freed_memory() -> None:

@@ -61,12 +61,10 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         report: receives progress events (dicts).
 
     Returns:
-        `"ok"`, `"failed"` or `"running"` (another process is at it). A failure is recorded with its traceback and not raised:
-        the other runs of the table go on.
+        `"ok"` or `"failed"`. A failure is recorded with its traceback and not raised: the other runs of the table go on.
+        When another process computes the run, its result is waited for and taken.
     """
-    with store.lock(run.digest) as mine:
-        if not mine:
-            return "running"
+    with store.lock(run.digest, on_wait=lambda: report({"phase": "waiting for another process that computes it"})):
         if store.status(run.digest) == "ok":
             return "ok"
         store.set_state(run.digest, "running", label=run.label)

@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,11 @@ class Store:
         return path
 
     @contextlib.contextmanager
-    def lock(self, digest: str) -> Iterator[bool]:
-        """Hold a run for this process; yields False when another process has it. The system frees it if the owner dies."""
+    def lock(self, digest: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a run for this process; while another process holds it, `on_wait` is called once and then waited.
+
+        The system frees the lock if its owner dies.
+        """
         folder = self.folder(digest)
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -101,9 +104,9 @@ class Store:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield False
-                return
-            yield True
+                on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
         finally:
             os.close(handle)
 

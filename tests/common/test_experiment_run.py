@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -173,11 +175,32 @@ def test_a_failing_arm_stops_alone_and_its_children_do_not_run(tmp_path: Path) -
 
 def test_two_processes_do_not_compute_the_same_run(tmp_path: Path) -> None:
     store, (run,) = Store(tmp_path), plan_runs([teacher(1)], (0,))
-    with store.lock(run.digest) as mine:
-        assert mine
-        assert store.is_locked(run.digest)
-        assert execute(run, store, MACHINE, lambda event: None) == "running"
+    told = threading.Event()
+    watchers = Silent(), Silent()
+
+    def owner() -> None:
+        with store.lock(run.digest, on_wait=lambda: None):
+            told.wait(timeout=60)
+            assert store.is_locked(run.digest)
+            store.set_state(run.digest, "failed", error={"type": "X", "message": "the owner says so"})
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    while not store.is_locked(run.digest):
+        time.sleep(0.01)
+    events: list[dict[str, Any]] = []
+
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        told.set()
+
+    assert execute(run, store, MACHINE, report) == "ok"
+    thread.join()
+    assert "waiting for another process" in events[0]["phase"]
     assert not store.is_locked(run.digest)
+    touched = (store.folder(run.digest) / "result.json").stat().st_mtime_ns
+    assert [launch([run], store, MACHINE, 1, watcher)[run.digest] for watcher in watchers] == ["ok", "ok"]
+    assert (store.folder(run.digest) / "result.json").stat().st_mtime_ns == touched
 
 
 def test_a_run_whose_owner_died_counts_as_interrupted(tmp_path: Path) -> None:
@@ -199,3 +222,29 @@ def test_published_runs_carry_their_table_s_names_and_failed_ones_their_reason(t
     assert records["renamed"].pairs["mixed"].pool == records["renamed"].pairs["frontal"].pool
     assert not records["bad"].ok
     assert records["bad"].error == {"type": "X", "message": "m"}
+
+
+def test_runs_end_with_the_command_that_started_them(tmp_path: Path) -> None:
+    """`kill -9` of the command leaves no run going on behind the user's back."""
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_experiment_run as t\n"
+        "from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        "    runs = t.plan_runs([t.teacher(500)], (0,))\n"
+        "    t.launch(runs, t.Store(Path(sys.argv[2])), t.MACHINE, 1, t.Silent())\n"
+    )
+    store, (run,) = Store(tmp_path / "s"), plan_runs([teacher(500)], (0,))
+    process = subprocess.Popen([sys.executable, str(script), str(Path(__file__).parent), str(tmp_path / "s")])
+    while not (store.folder(run.digest) / "last-0.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert store.status(run.digest) == "running"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while store.is_locked(run.digest):
+        assert time.monotonic() < deadline, "the run goes on without its command"
+        time.sleep(0.05)
+    assert store.status(run.digest) == "interrupted"
