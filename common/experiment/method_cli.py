@@ -35,6 +35,7 @@ def method_cli(target: str, arguments: list[str] | None = None) -> LightningCLI:
         L.LightningDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
+        parser_kwargs={"prog": f"python -m {target.rsplit('.', 2)[0]}"},
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
             "callbacks": [StopAtNonFiniteLoss(), SaveNetwork()],

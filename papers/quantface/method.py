@@ -106,6 +106,11 @@ class QuantFace(L.LightningModule):
         self.log("train/cosine", 1 - loss.detach() * f_s.shape[1] / 2)
         return loss
 
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, _ = batch
+        cosine = F.cosine_similarity(self.student(x), self.teacher(x)).mean()
+        self.log("val/cosine", cosine, batch_size=len(x))  # to choose settings by, without labels
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.global_step < self.tracked_steps:
             unfreeze_ranges(self.student)

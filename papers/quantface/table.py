@@ -9,72 +9,16 @@ make quantface SCALE=paper DATA=/path DEVICES=4  MS1MV2 and images of generated 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from common.experiment.arm import Arm, Phase, TablePlan
 from common.experiment.claims import Claim
 from common.experiment.spec import DataFile, DataRoot, Spec, WeightsOf, spec
 from papers.quantface import claims
+from papers.quantface.family import NETWORKS, Family
 
-METHOD = "papers.quantface.method.QuantFace"
 SETS = ("frontal", "mixed", "cross_pose")  # of the generated faces; the paper's easy and hard sets are LFW and CFP-FP
 PAPER_SYNTHETIC_DROP = (10 / 11,)  # the rate falls before the last of 11 epochs
-
-
-@dataclass(frozen=True)
-class Family:
-    """A full-precision arm and what its quantised copies share.
-
-    Attributes:
-        prefix: of the arms' names; title: of the network; baseline: the full-precision arm.
-        backbone: spec of the network; weights: where the trained ones are.
-        faces: name of the fine-tuning data -> (data spec, words for the title); the first is the recogniser's own kind.
-        finetune: phases of quantization-aware training; recipe: options of the method that differ from the paper's.
-        benchmark: what every arm is measured on.
-    """
-
-    prefix: str
-    title: str
-    baseline: Arm
-    backbone: Spec
-    weights: WeightsOf | DataFile
-    faces: dict[str, tuple[Spec, str]]
-    finetune: Phase
-    recipe: dict[str, Any]
-    benchmark: Spec
-
-    def tuned(self, bits: int, faces: str, granularity: str = "per_channel") -> Arm:
-        """The paper's method: quantised, then fine-tuned without labels."""
-        words = "" if granularity == "per_channel" else ", one range a layer"
-        return self._arm(bits, faces, granularity, "", f"{self.faces[faces][1]}{words}", self.finetune)
-
-    def calibrated(self, bits: int, faces: str, granularity: str = "per_channel") -> Arm:
-        """Our control: ranges from forward passes, no weight update."""
-        words = "" if granularity == "per_channel" else ", one range a layer"
-        note = f"calibrated only, {self.faces[faces][1]}{words}"
-        return self._arm(bits, faces, granularity, "_ptq", note, Phase("calibrate", compute="calibrate"))
-
-    def _arm(self, bits: int, faces: str, granularity: str, kind: str, note: str, phase: Phase) -> Arm:
-        per_layer = "" if granularity == "per_channel" else "_per_layer"
-        return Arm(
-            name=f"{self.prefix}w{bits}a{bits}_{faces}{kind}{per_layer}",
-            title=f"{self.title}W{bits}A{bits}, {note}",
-            method=spec(
-                METHOD,
-                backbone=self.backbone,
-                weights=self.weights,
-                weight_bits=bits,
-                activation_bits=bits,
-                weight_granularity=granularity,
-                **self.recipe,
-            ),
-            data=self.faces[faces][0],
-            benchmark=self.benchmark,
-            phases=(phase,),
-            series=f"{self.title}{note}",
-            bits=bits,
-        )
 
 
 def plan(scale: str) -> TablePlan:
@@ -108,6 +52,7 @@ def _embedded(
     recipe: dict[str, Any],
     prefix: str = "",
     title: str = "",
+    reported: str = "mobilefacenet",
 ) -> Family:
     benchmark = spec("common.evaluation.benchmark.VerificationBenchmark")
     baseline = Arm(
@@ -121,16 +66,18 @@ def _embedded(
         phases=(Phase("train", epochs=epochs),),
         series=f"{title}full precision",
         bits=32,
+        reported=f"{reported}_fp32",
     )
     faces = {"original": (data["original"], "training faces"), "second": (data["second"], "second domain")}
-    return Family(prefix, title, baseline, network, WeightsOf(baseline), faces, finetune, recipe, benchmark)
+    weights = WeightsOf(baseline)
+    return Family(prefix, title, baseline, network, weights, faces, finetune, recipe, benchmark, reported)
 
 
 def _table_arms(family: Family) -> tuple[Arm, ...]:
-    """The baseline; 8, 6 and (ours) 4 bits fine-tuned on either kind of faces; the calibration-only control."""
+    """The baseline; 8, 6 and (ours) 5 and 4 bits fine-tuned on either kind of faces; the calibration-only control."""
     arms = [family.baseline]
     own, other = family.faces
-    for bits in (8, 6, 4):
+    for bits in (8, 6, 5, 4):
         arms += [family.tuned(bits, own), family.tuned(bits, other), family.calibrated(bits, own)]
     return tuple(arms)
 
@@ -203,13 +150,6 @@ def _embedded_claims(prefix: str) -> tuple[Claim, ...]:
 
 # --- lab: the full-size networks on generated faces ----------------------------------------------------------------
 
-NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "mobilefacenet": ("MobileFaceNet", "common.backbones.MobileFaceNet", {"embedding_size": 128}),
-    "iresnet18": ("IResNet-18", "common.backbones.IResNet18", {"dropout": 0.4}),
-    "iresnet50": ("IResNet-50", "common.backbones.IResNet50", {"dropout": 0.4}),
-    "iresnet100": ("IResNet-100", "common.backbones.IResNet100", {}),
-}
-
 
 def _lab() -> TablePlan:
     data = {domain: _generated(112, 2000, 20, 128, domain, 100) for domain in ("original", "second")}
@@ -226,6 +166,7 @@ def _lab() -> TablePlan:
             {"tracked_steps": 299},
             f"{key}_",
             f"{title} ",
+            key,
         )
         arms += _table_arms(family)
     depth = claims.depth_makes_it_worse(("iresnet18_", "iresnet50_"), "w6a6_second", "cross_pose")
@@ -268,6 +209,7 @@ def _real() -> TablePlan:
         benchmark=benchmark,
         series="full precision",
         bits=32,
+        reported="mobilefacenet_fp32",
     )
     faces = {
         "fairface": (spec("datasets.combined.TrainTest", train=fairface, test=lfw), "FairFace"),
@@ -339,9 +281,9 @@ def _paper() -> TablePlan:
             recipe: dict[str, Any] = {"lr_drops": drops}
             phase = Phase("finetune", epochs=epochs)
             family = Family(
-                f"{key}_", f"{title} ", baseline, network, WeightsOf(baseline), faces, phase, recipe, benchmark
+                f"{key}_", f"{title} ", baseline, network, WeightsOf(baseline), faces, phase, recipe, benchmark, key
             )
-            arms += [replace(arm, reported=arm.name) for arm in (family.tuned(8, data), family.tuned(6, data))]
+            arms += [family.tuned(8, data), family.tuned(6, data)]
     full, w8, w6 = "mobilefacenet_fp32", "mobilefacenet_w8a8_synthetic", "mobilefacenet_w6a6_synthetic"
     return TablePlan(
         arms=tuple(arms),
