@@ -7,6 +7,7 @@ import csv
 import hashlib
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -30,11 +31,12 @@ RUN_FILE = re.compile(r"[0-9a-f]{16}\.(json|npz)|pairs-[0-9a-f]{12}\.npz")
 
 def reproduce(paper: Paper, options: argparse.Namespace) -> int:
     """Run what is missing of a table and print it; returns the exit status (0 all runs ok, 1 some are not)."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    first = int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0  # of several devices
+    console = Console(width=None if sys.stdout.isatty() else 120, quiet=not first)
     plan = load_plan(paper, options.scale)
     seeds = options.seeds or plan.seeds
     data = Path(options.data).resolve() if options.data else None
-    key = plan_key(paper, plan, seeds, data)
+    key = plan_key(paper, plan, seeds, data, options.devices * options.nodes)
     console.print(f"[bold]{paper.title}[/bold] ({paper.key}, scale {options.scale}): {plan.data_note}", highlight=False)
     path = options.results / paper.key / f"{options.scale}.json"
     if path.exists() and _is_current(read_json(path), key, options.store):
@@ -42,6 +44,8 @@ def reproduce(paper: Paper, options: argparse.Namespace) -> int:
         print_table(console, *draw(paper, plan, options.scale, options.results))
         return 0
     runs, statuses = _launch(console, paper, plan, seeds, data, options)
+    if not first:
+        return 0
     _publish(paper, plan, runs, statuses, options, key)
     table, verdicts = draw(paper, plan, options.scale, options.results)
     _track(paper, options.scale, options.wandb, options.store, table, options.results)
@@ -65,9 +69,9 @@ def load_plan(paper: Paper, scale: str) -> TablePlan:
     return plan
 
 
-def plan_key(paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | None) -> str:
+def plan_key(paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | None, world: int) -> str:
     """Hash of the plan and of the source code behind it: equal keys mean that nothing would be computed differently."""
-    digest = hashlib.sha256(repr((plan, tuple(seeds), str(data))).encode())
+    digest = hashlib.sha256(repr((plan, tuple(seeds), str(data), world)).encode())
     for folder in (ROOT / "common", ROOT / "datasets", ROOT / "papers" / paper.key):
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
@@ -105,7 +109,7 @@ def _launch(
         paper=paper.key,
         scale=options.scale,
     )
-    runs = plan_runs(plan.arms, seeds, data)
+    runs = plan_runs(plan.arms, seeds, data, machine.devices * machine.nodes)
     watcher = TerminalWatcher(console)
     try:
         return runs, launch(runs, Store(options.store), machine, options.jobs or default_jobs(options.threads), watcher)

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as L
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from common.experiment.arm import Arm, Phase, Run, canonical_run
 from common.experiment.callbacks import (
@@ -64,6 +65,8 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         `"ok"` or `"failed"`. A failure is recorded with its traceback and not raised: the other runs of the table go on.
         When another process computes the run, its result is waited for and taken.
     """
+    if _further_process():
+        return _follow(run, store, machine)
     with store.lock(run.digest, on_wait=lambda: report({"phase": "waiting for another process that computes it"})):
         if store.status(run.digest) == "ok":
             return "ok"
@@ -83,6 +86,34 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         return "ok"
 
 
+def _further_process() -> bool:
+    """Whether this is not the first process of a run on several devices."""
+    return bool(getattr(rank_zero_only, "rank", 0))
+
+
+def _follow(run: Run, store: Store, machine: Machine) -> str:
+    """What the further processes of a run on several devices do: take part in the fits, then wait for the first one's result."""
+    torch.set_num_threads(machine.threads)
+    if any(phase.compute is None for phase in run.arm.phases) and store.status(run.digest) == "running":
+        data, method = _build(run, _place_of(run, store, machine))
+        for index, phase in enumerate(run.arm.phases):
+            if phase.compute is None:
+                folder = store.folder(run.digest)
+                _phase(run, index, phase, method, data, folder, machine, False, lambda event: None)
+    while store.status(run.digest) in ("running", "not run", "interrupted"):
+        time.sleep(1)
+    return store.status(run.digest)
+
+
+def _build(run: Run, place: Place) -> tuple[Any, Any]:
+    """Data module and method of a run; the initial weights depend on the seed alone."""
+    data = build(_with_seed(run.arm.data, run.seed), place)
+    data.prepare_data()
+    data.setup("fit")
+    L.seed_everything(derived_seed(run.seed, "build"), verbose=False)
+    return data, build(run.arm.method, place)
+
+
 def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     arm, folder = run.arm, store.folder(run.digest)
     place = _place_of(run, store, machine)
@@ -90,11 +121,7 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     seconds: dict[str, float] = {}
 
     report({"phase": "data"})
-    data: Any = build(_with_seed(arm.data, run.seed), place)
-    data.prepare_data()
-    data.setup("fit")
-    L.seed_everything(derived_seed(run.seed, "build"), verbose=False)
-    method: Any = build(arm.method, place)
+    data, method = _build(run, place)
     seconds["data"] = time.time() - started
 
     config = canonical_run(arm, run.seed, place)
@@ -161,6 +188,8 @@ def _phase(
         getattr(method, phase.compute)(data)
     else:
         _fit(run, index, phase, method, data, folder, machine, logger, report)
+    if _further_process():
+        return
     partial = finished.with_suffix(".part")
     torch.save(method.state_dict(), partial)
     partial.replace(finished)
@@ -214,7 +243,12 @@ def _place_of(run: Run, store: Store, machine: Machine) -> Place:
     def digest(arm: Arm) -> str:
         return next(parent.digest for parent in run.parents if parent.arm == arm)
 
-    return Place(data=machine.data, weights=lambda arm, kept: store.weights(digest(arm), kept), digest=digest)
+    return Place(
+        data=machine.data,
+        world=machine.devices * machine.nodes,
+        weights=lambda arm, kept: store.weights(digest(arm), kept),
+        digest=digest,
+    )
 
 
 def _with_seed(data: Spec, seed: int) -> Spec:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from common.heads import ArcFace
 from common.quantization import RangesNotObservedError, require_observed_ranges, unfreeze_ranges
 from common.weights import save_weights
 from papers.quantface.method import QuantFace, distillation_loss
+from papers.quantface.table import ARCFACE
 
 
 class TinyNet(nn.Module):
@@ -214,3 +216,22 @@ def test_weights_are_loaded_or_refused_by_name(tmp_path: Path) -> None:
     save_weights(other, tmp_path / "other.safetensors")
     with pytest.raises(Exception, match=r"conv1\.weight"):
         QuantFace(TinyNet(), weights=str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0])
+def test_the_full_precision_head_equals_the_official_one(golden: Path, margin: float) -> None:
+    """Also in row 0, where theta + m > pi and the official head just goes on along the cosine."""
+    data = np.load(golden / "quantface" / "arcface_head.npz")
+    head = ArcFace(12, 20, scale=64.0, margin=margin, **ARCFACE)  # type: ignore[arg-type]
+    head.weight.data = torch.from_numpy(data["kernel"]).T.contiguous()
+    embedding = torch.from_numpy(data["emb"]).requires_grad_()
+    labels = torch.from_numpy(data["label"])
+    logits = head(embedding, labels)
+    loss = nn.functional.cross_entropy(logits, labels)
+    loss.backward()
+    assert embedding.grad is not None
+    assert head.weight.grad is not None
+    np.testing.assert_allclose(logits.detach().numpy(), data[f"logits_m{margin}"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(loss.item(), data[f"ce_m{margin}"], rtol=1e-5)
+    np.testing.assert_allclose(embedding.grad.numpy(), data[f"gemb_m{margin}"], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(head.weight.grad.T.numpy(), data[f"gkernel_m{margin}"], rtol=1e-3, atol=1e-5)

@@ -132,3 +132,15 @@ def test_every_arm_of_every_scale_names_classes_and_options_that_exist(scale: st
     runs = plan_runs(table.arms, (0,), data=tmp_path)
     assert len({run.digest for run in runs}) == len(table.arms)
     assert {claim_arm for claim in table.claims for claim_arm in claim.arms} <= {arm.name for arm in table.arms}
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_together(tmp_path: Path) -> None:
+    """`DEVICES=2`: Lightning starts the second process, which takes part in the fits and writes nothing."""
+    answer = call(tmp_path, "--devices", "2", "--wandb", "disabled")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "MEMBER: 2/2" in answer.stdout + answer.stderr
+    table = json.loads((tmp_path / "results" / "quantface" / "smoke.json").read_text())
+    assert [run["status"] for run in table["runs"]] == ["ok"] * 4
+    alone = {run.digest for run in plan_runs(plan("smoke").arms, (0,))}
+    assert not alone & {run["digest"] for run in table["runs"]}, "twice the batch is another run"
