@@ -48,7 +48,8 @@ types: $(VENV)/.ready ## mypy
 	@$(VENV)/bin/mypy
 
 test: lint types ## the whole test suite
-	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not speed"
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m speed
 
 clean: ## remove caches; results and the store of runs stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
