@@ -80,10 +80,14 @@ class FaceRecognizer(L.LightningModule):
         options = {"scale": self.scale, "margin": self.margin, **self.head_options}
         self.head = head_class(self.embedding_size, num_classes, **options)
 
-    def configure_model(self) -> None:
-        """The head is made when the data module has said how many identities there are."""
+    def prepare(self, data: Any) -> None:
+        """Make the head when the data module has said how many identities there are."""
         if self.head is None:
-            self._make_head(int(self.trainer.datamodule.num_classes))  # type: ignore[attr-defined]
+            self._make_head(int(data.num_classes))
+
+    def configure_model(self) -> None:
+        """Lightning's hook for the same."""
+        self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> embedding [B, D], not normalised."""

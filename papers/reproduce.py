@@ -96,8 +96,8 @@ def _launch(
 ) -> tuple[list[Run], dict[str, str]]:
     from common.experiment.arm import plan_runs
     from common.experiment.launch import default_jobs, launch
+    from common.experiment.phases import Machine
     from common.experiment.progress import TerminalWatcher
-    from common.experiment.run import Machine
     from common.experiment.store import Store
 
     machine = Machine(
@@ -109,7 +109,7 @@ def _launch(
         paper=paper.key,
         scale=options.scale,
     )
-    runs = plan_runs(plan.arms, seeds, data, machine.devices * machine.nodes)
+    runs = plan_runs(plan.arms, seeds, data, machine.world)
     watcher = TerminalWatcher(console)
     try:
         return runs, launch(runs, Store(options.store), machine, options.jobs or default_jobs(options.threads), watcher)

@@ -25,7 +25,8 @@ from typing import Any, Protocol
 import torch
 
 from common.experiment.arm import Run
-from common.experiment.run import Machine, execute
+from common.experiment.phases import Machine
+from common.experiment.run import execute
 from common.experiment.store import Store
 from common.provenance import usable_cores
 
@@ -73,7 +74,7 @@ def launch(runs: Sequence[Run], store: Store, machine: Machine, jobs: int, watch
     statuses = {digest: status if status == "ok" else "not run" for digest, status in statuses.items()}
     watcher.begin(len(runs), sum(status == "ok" for status in statuses.values()))
     waiting = [run for run in runs if statuses[run.digest] != "ok"]
-    if machine.devices * machine.nodes > 1:
+    if machine.world > 1:
         _one_by_one(waiting, statuses, store, machine, watcher)
     elif waiting:
         _side_by_side(waiting, statuses, store, machine, jobs, watcher)

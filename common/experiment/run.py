@@ -5,24 +5,14 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from common.experiment.arm import Arm, Phase, Run, canonical_run
-from common.experiment.callbacks import (
-    KeepEpochs,
-    Progress,
-    Report,
-    SeededEpochs,
-    StopAtNonFiniteLoss,
-    derived_seed,
-)
+from common.experiment.arm import Arm, Run, canonical_run
+from common.experiment.callbacks import Report, derived_seed
+from common.experiment.phases import Machine, Work, further_process
 from common.experiment.spec import Place, Spec, build, resolve_target
 from common.experiment.store import Store
 from common.provenance import provenance
@@ -30,26 +20,6 @@ from common.tracking import tracker
 from common.weights import save_weights
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How runs are executed here; none of it is part of a run's digest.
-
-    Attributes:
-        data: the user's data root.
-        threads: CPU threads of one run (the last bits of a result depend on it; provenance records it).
-        devices, nodes: passed to Lightning's Trainer.
-        tracking: `disabled`, `offline` or `online`; paper, scale: group and tag of what is tracked.
-    """
-
-    data: Path | None = None
-    threads: int = 1
-    devices: int = 1
-    nodes: int = 1
-    tracking: str = "disabled"
-    paper: str = ""
-    scale: str = ""
 
 
 def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
@@ -65,7 +35,7 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         `"ok"` or `"failed"`. A failure is recorded with its traceback and not raised: the other runs of the table go on.
         When another process computes the run, its result is waited for and taken.
     """
-    if _further_process():
+    if further_process():
         return _follow(run, store, machine)
     with store.lock(run.digest, on_wait=lambda: report({"phase": "waiting for another process that computes it"})):
         if store.status(run.digest) == "ok":
@@ -86,20 +56,15 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         return "ok"
 
 
-def _further_process() -> bool:
-    """Whether this is not the first process of a run on several devices."""
-    return bool(getattr(rank_zero_only, "rank", 0))
-
-
 def _follow(run: Run, store: Store, machine: Machine) -> str:
     """What the further processes of a run on several devices do: take part in the fits, then wait for the first one's result."""
     torch.set_num_threads(machine.threads)
     if any(phase.compute is None for phase in run.arm.phases) and store.status(run.digest) == "running":
         data, method = _build(run, _place_of(run, store, machine))
+        work = Work(run, method, data, store.folder(run.digest), machine, lambda event: None)
         for index, phase in enumerate(run.arm.phases):
             if phase.compute is None:
-                folder = store.folder(run.digest)
-                _phase(run, index, phase, method, data, folder, machine, False, lambda event: None)
+                work.do(index)
     while store.status(run.digest) in ("running", "not run", "interrupted"):
         time.sleep(1)
     return store.status(run.digest)
@@ -111,7 +76,10 @@ def _build(run: Run, place: Place) -> tuple[Any, Any]:
     data.prepare_data()
     data.setup("fit")
     L.seed_everything(derived_seed(run.seed, "build"), verbose=False)
-    return data, build(run.arm.method, place)
+    method = build(run.arm.method, place)
+    if hasattr(method, "prepare"):
+        method.prepare(data)  # what a method can only make when it knows the data, such as a head for its classes
+    return data, method
 
 
 def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
@@ -127,9 +95,10 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     config = canonical_run(arm, run.seed, place)
     with tracker(machine.tracking, machine.paper, machine.scale, store.root) as tracking:
         tracking.start_run(arm.name, run.seed, config, run.digest)
+        work = Work(run, method, data, folder, machine, report, tracking.logger)
         for index, phase in enumerate(arm.phases):
             since = time.time()
-            _phase(run, index, phase, method, data, folder, machine, tracking.logger, report)
+            work.do(index)
             seconds[phase.name] = time.time() - since
         report({"phase": "benchmark"})
         since = time.time()
@@ -152,7 +121,7 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
             "provenance": {
                 **provenance(),
                 "threads": machine.threads,
-                "devices": machine.devices * machine.nodes,
+                "devices": machine.world,
                 "data": data.fingerprint(),
             },
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -163,89 +132,13 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
         checkpoint.unlink()
 
 
-def _phase(
-    run: Run,
-    index: int,
-    phase: Phase,
-    method: L.LightningModule,
-    data: L.LightningDataModule,
-    folder: Path,
-    machine: Machine,
-    logger: Any,
-    report: Report,
-) -> None:
-    """Run one phase, or take its end state from disk when it was finished before an interruption."""
-    finished = folder / f"phase-{index}.ckpt"
-    if finished.exists():
-        method.load_state_dict(torch.load(finished, weights_only=True))
-        return
-    report({"phase": phase.name})
-    L.seed_everything(derived_seed(run.seed, index, phase.name), verbose=False)
-    start_phase = getattr(method, "start_phase", None)
-    if start_phase is not None:
-        start_phase(phase.name)
-    if phase.compute is not None:
-        getattr(method, phase.compute)(data)
-    else:
-        _fit(run, index, phase, method, data, folder, machine, logger, report)
-    if _further_process():
-        return
-    partial = finished.with_suffix(".part")
-    torch.save(method.state_dict(), partial)
-    partial.replace(finished)
-
-
-def _fit(
-    run: Run,
-    index: int,
-    phase: Phase,
-    method: L.LightningModule,
-    data: L.LightningDataModule,
-    folder: Path,
-    machine: Machine,
-    logger: Any,
-    report: Report,
-) -> None:
-    last = folder / f"last-{index}.ckpt"
-    on_accelerator = torch.cuda.is_available()
-    callbacks: list[Callback] = [
-        SeededEpochs(run.seed, f"{index}:{phase.name}"),
-        StopAtNonFiniteLoss(every=20 if on_accelerator else 1),
-        Progress(report, phase.name),
-        ModelCheckpoint(folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
-    ]
-    if run.arm.keep:
-        callbacks.append(KeepEpochs(run.arm.keep, folder))
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=machine.devices,
-        num_nodes=machine.nodes,
-        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
-        precision=run.arm.precision,  # type: ignore[arg-type]
-        max_epochs=phase.epochs if phase.epochs is not None else -1,
-        max_steps=phase.steps if phase.steps is not None else -1,
-        callbacks=callbacks,
-        logger=logger,
-        log_every_n_steps=20,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,  # our loaders shard by themselves, with the order fixed by (seed, epoch)
-        default_root_dir=folder,
-    )
-    trainer.fit(method, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-
-
 def _place_of(run: Run, store: Store, machine: Machine) -> Place:
     def digest(arm: Arm) -> str:
         return next(parent.digest for parent in run.parents if parent.arm == arm)
 
     return Place(
         data=machine.data,
-        world=machine.devices * machine.nodes,
+        world=machine.world,
         weights=lambda arm, kept: store.weights(digest(arm), kept),
         digest=digest,
     )

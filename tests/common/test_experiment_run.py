@@ -15,7 +15,8 @@ import pytest
 
 from common.experiment.arm import Arm, Phase, Run, plan_runs
 from common.experiment.launch import launch
-from common.experiment.run import Machine, execute
+from common.experiment.phases import Machine
+from common.experiment.run import execute
 from common.experiment.spec import Spec, WeightsOf, spec
 from common.experiment.store import Store, StoreError
 from common.files import sha256_of
@@ -136,6 +137,24 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert launch([run], store, MACHINE, 1, watcher) == {run.digest: "ok"}
     assert weights(store, run) == weights(undisturbed, run)
     assert not list(store.folder(run.digest).glob("*.ckpt"))
+
+
+def test_a_run_interrupted_after_its_last_phase_is_only_measured(tmp_path: Path, monkeypatch: Any) -> None:
+    (run,) = plan_runs([teacher(1)], (0,))
+    undisturbed, store = Store(tmp_path / "a"), Store(tmp_path / "b")
+    assert execute(run, undisturbed, MACHINE, lambda event: None) == "ok"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event.get("phase") == "benchmark":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, MACHINE, stop)
+    assert store.status(run.digest) == "interrupted"
+    phases: list[str] = []
+    assert execute(run, store, MACHINE, lambda event: phases.append(event.get("phase", ""))) == "ok"
+    assert phases == ["data", "benchmark"]
+    assert weights(store, run) == weights(undisturbed, run)
 
 
 def _children_of_forkserver(label: str) -> list[int]:
