@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.experiment.arm import Arm, Phase
@@ -45,6 +45,12 @@ class Family:
         """The paper's method: quantised, then fine-tuned without labels."""
         words = "" if granularity == "per_channel" else ", one range a layer"
         return self._arm(bits, faces, granularity, "", f"{self.faces[faces][1]}{words}", self.finetune)
+
+    def tuned_with_teacher_statistics(self, bits: int, faces: str) -> Arm:
+        """Our ablation: BatchNorm keeps the teacher's statistics instead of following the fine-tuning faces."""
+        note = f"{self.faces[faces][1]}, teacher's BatchNorm statistics"
+        arm = self._arm(bits, faces, "per_channel", "_teacher_bn", note, self.finetune)
+        return replace(arm, method=arm.method.replace(batch_statistics=False))
 
     def calibrated(self, bits: int, faces: str, granularity: str = "per_channel") -> Arm:
         """Our control: ranges from forward passes, no weight update."""
