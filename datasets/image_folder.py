@@ -202,9 +202,10 @@ class ImageFolder(pl.LightningDataModule):
         """Images float32 [B, 3, H, W] and labels int64 [B] of the split train."""
         return self._loader("train", training=True)
 
-    def val_dataloader(self) -> MemoryLoader | StreamLoader:
-        """The split val in the csv's order, without flips."""
-        return self._loader("val", training=False)
+    def val_dataloader(self) -> MemoryLoader | StreamLoader | list[Any]:
+        """The split val in the csv's order, without flips; an empty list (no validation) where there is none."""
+        self.setup()
+        return self._loader("val", training=False) if any(row.split == "val" for row in self.rows) else []
 
     def _pair_set(self, name: str) -> dict[str, PairSet]:
         self.setup()

@@ -30,7 +30,8 @@ def command(folder: Path, *extra: str) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "FAIRPRESS_CACHE": str(folder / "cache"), "WANDB_MODE": "", "OMP_NUM_THREADS": "1"}
+    here = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    return {**here, "FAIRPRESS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 def call(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
