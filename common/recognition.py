@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import heads
-from common.schedules import Multiplier, one_cycle, polynomial, step_decay
+from common.schedules import Multiplier, one_cycle, polynomial, rate_for_batch, step_decay
 from common.weights import load_weights
 
 
@@ -105,8 +105,7 @@ class FaceRecognizer(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        batch = getattr(self.trainer.datamodule, "batch_size", None) if self.reference_batch else None  # type: ignore[attr-defined]
-        lr = self.lr * (batch * self.trainer.world_size / self.reference_batch if batch else 1.0)
+        lr = rate_for_batch(self.lr, self.reference_batch, self.trainer)
         trained = [p for p in self.parameters() if p.requires_grad]
         if self.decay_norms:
             groups: list[dict[str, Any]] = [{"params": trained}]

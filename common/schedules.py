@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Multiplier = Callable[[int], float]
 
@@ -38,6 +39,17 @@ def one_cycle(total: int, warm_up: float = 0.3, start: float = 0.1, end: float =
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - peak) / (total - peak))))
 
     return multiplier
+
+
+def rate_for_batch(lr: float, reference_batch: int, trainer: Any) -> float:
+    """A learning rate stated at a total batch of `reference_batch`, in proportion to the batch of all processes together.
+
+    Args:
+        lr: the stated rate. reference_batch: where it holds; 0 takes `lr` as it is, as does a data module without `batch_size`.
+        trainer: Lightning's, attached to its data module.
+    """
+    batch = getattr(trainer.datamodule, "batch_size", None)
+    return lr * (batch * trainer.world_size / reference_batch) if reference_batch and batch else lr
 
 
 def _positive(total: int) -> None:

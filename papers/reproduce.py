@@ -16,10 +16,11 @@ from typing import Any
 
 from rich.console import Console
 
-from common.experiment.arm import Run, TablePlan
+from common.experiment.arm import Run, TablePlan, plan_runs
 from common.experiment.judge import Verdict, judge
 from common.experiment.records import load_records
 from common.experiment.render import to_csv, to_latex, to_markdown
+from common.experiment.store import Store
 from common.experiment.table import Table, build_table
 from common.experiment.terminal import print_table
 from common.files import read_json, write_atomically, write_json_atomically
@@ -79,8 +80,6 @@ def plan_key(paper: Paper, plan: TablePlan, seeds: Sequence[int], data: Path | N
 
 
 def _is_current(table: dict[str, Any], key: str, store_root: Path) -> bool:
-    from common.experiment.store import Store
-
     store = Store(store_root)
     same = table.get("plan") == key
     return same and all(store.status(run["digest"]) == "ok" for run in table["runs"])
@@ -94,11 +93,9 @@ def _launch(
     data: Path | None,
     options: argparse.Namespace,
 ) -> tuple[list[Run], dict[str, str]]:
-    from common.experiment.arm import plan_runs
     from common.experiment.launch import default_jobs, launch
     from common.experiment.phases import Machine
     from common.experiment.progress import TerminalWatcher
-    from common.experiment.store import Store
 
     machine = Machine(
         data=data,
@@ -126,8 +123,6 @@ def _publish(
     key: str,
 ) -> None:
     """Copy the small files of the table's runs to the results folder and say in `<scale>.json` which they are."""
-    from common.experiment.store import Store
-
     folder = options.results / paper.key / options.scale
     rows = {arm.name for arm in plan.arms}
     listed = [run for run in runs if run.arm.name in rows]

@@ -86,7 +86,7 @@ def _one_by_one(
 ) -> None:
     """All devices for one run at a time: Lightning starts the further processes by calling this command again."""
     for run in waiting:
-        if any(statuses[parent.digest] != "ok" for parent in run.parents):
+        if not _ready(run, statuses):
             continue
         since = time.monotonic()
         statuses[run.digest] = execute(run, store, machine, lambda event, run=run: watcher.event(run, event))  # type: ignore[misc]

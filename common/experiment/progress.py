@@ -18,7 +18,6 @@ class TerminalWatcher:
 
     Args:
         console: where to; bars are drawn only on a terminal, else a line when a run starts a phase, every 20 s, and at its end.
-        unit: what a phase's steps are called.
     """
 
     def __init__(self, console: Console) -> None:

@@ -5,7 +5,7 @@
         result.json         metrics, cost, provenance: exists only when the run is ok
         scores.npz          what the benchmark saw
         network.safetensors the trained network; further files for what the arm keeps
-        phase-<i>.ckpt      state after phase i;  last.ckpt: state after the last finished epoch of the phase in progress
+        phase-<i>.ckpt      state after phase i;  last-<i>.ckpt: after its last finished epoch, while it runs
         log.txt             what the run printed
 
 The committed copy of a table's runs lies in `results/<paper>/<scale>/` (`publish`): the small files only, enough to redraw every

@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.quantization import freeze_ranges, quantize_network, unfreeze_ranges
-from common.schedules import step_decay
+from common.quantization import RangeSchedule, freeze_ranges, quantize_network, unfreeze_ranges
+from common.schedules import rate_for_batch, step_decay
 from common.weights import load_weights
 
 
@@ -54,7 +54,8 @@ class QuantFace(L.LightningModule):
         batch_statistics: True (official code): BatchNorm of S uses and updates batch statistics. False keeps T's statistics.
 
     Raises:
-        WeightsError: `weights` is missing or belongs to another network (the official code goes on with random weights).
+        FileNotFoundError, WeightsMismatchError: `weights` is missing or belongs to another network (the official code goes on
+            with random weights).
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class QuantFace(L.LightningModule):
             load_weights(backbone, weights)
         self.teacher = copy.deepcopy(backbone).requires_grad_(False).eval()
         self.student = quantize_network(backbone, weight_bits, activation_bits, weight_granularity=weight_granularity)
-        freeze_ranges(self.student)
+        self.ranges = RangeSchedule(last_step=tracked_steps)
         self.tracked_steps = tracked_steps
         self.lr, self.reference_batch = lr, reference_batch
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -112,7 +113,7 @@ class QuantFace(L.LightningModule):
         self.log("val/cosine", cosine, batch_size=len(x))  # to choose settings by, without labels
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.global_step < self.tracked_steps:
+        if self.ranges.tracks(self.global_step + 1, self.current_epoch + 1):
             unfreeze_ranges(self.student)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -149,11 +150,10 @@ class QuantFace(L.LightningModule):
         self.train()
 
     def configure_optimizers(self) -> Any:
-        batch = getattr(self.trainer.datamodule, "batch_size", None) if self.reference_batch else None  # type: ignore[attr-defined]
-        scale = batch * self.trainer.world_size / self.reference_batch if batch else 1.0
+        lr = rate_for_batch(self.lr, self.reference_batch, self.trainer)
         trained = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(
-            trained, self.lr * scale, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
+            trained, lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.momentum > 0
         )
         steps = self.trainer.estimated_stepping_batches
         schedule = step_decay([round(share * steps) for share in self.lr_drops])
