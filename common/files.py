@@ -2,29 +2,30 @@
 
 Everything that the suite stores (results, scores, weights, tables) goes through :func:`write_atomically`: a temporary
 file in the same folder, flushed and fsynced, renamed over the target, and the folder fsynced, so that a crash, a full
-disk or a power cut leaves the previous file or the new one. Imports neither torch nor numpy.
+disk or a power cut leaves the previous file or the new one. What was written is recognised when it is read: a sealed
+file and sealed JSON carry a SHA-256 of themselves, other files are listed in a manifest (`common/manifest.py`). Imports
+neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
+
+from common.storage_errors import StorageError as StorageError
+from common.storage_errors import raise_storage_error, storage_cause
 
 # Temporary files left by a killed process are recognised by these two marks and may be deleted when nothing is running.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".writing-", ".tmp"
-
-
-class StorageError(OSError):
-    """A file could not be written; the message says in which folder, how many bytes are free there, and what to do."""
 
 
 class DamagedFileError(ValueError):
@@ -57,15 +58,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
         os.replace(temporary, target)
         _fsync_folder(target.parent)
     except Exception as error:
-        cause = _storage_cause(error, target, temporary)
+        cause = storage_cause(error, target, temporary)
         if cause is not None:
             # The free bytes are read while the temporary file still takes its room, as the failing write saw them.
-            _raise_storage_error(target, cause, error)
+            raise_storage_error(target, cause, error)
         raise
     finally:
-        with suppress(
-            OSError
-        ):  # normally the rename has consumed it; what cannot be removed must not hide the first error
+        # Normally the rename has consumed it; what cannot be removed must not hide the first error.
+        with suppress(OSError):
             temporary.unlink()
 
 
@@ -81,71 +81,112 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# What the file system says when it refuses a write. An OSError of another kind is the writer's own.
-_REFUSALS = {
-    errno.ENOSPC: "the disk is full; free some space or choose another folder",
-    errno.EDQUOT: "the disk quota is used up; delete something or ask for more",
-    errno.EFBIG: "the file is larger than the file system or the user's limit allows; see `ulimit -f`",
-    errno.EROFS: "the file system is mounted read-only; choose another folder",
-    errno.EACCES: "the folder may not be written by this user; change its permissions or choose another folder",
-    errno.EPERM: "the folder may not be written by this user; change its permissions or choose another folder",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; rename that file or choose another folder",
-    errno.EEXIST: "a part of the path is a file, not a folder; rename that file or choose another folder",
-    errno.EISDIR: "a folder of this name is in the way; rename it or choose another file name",
-    errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
-    errno.EIO: "the device reported an error; check the disk and the system log",
-}
+def remove_temporary_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Delete what killed writers left in ``folder`` (not below it), and say which files that were.
 
-
-def _storage_cause(error: BaseException, target: Path, temporary: Path) -> OSError | None:
-    """The refusal of the file system behind ``error``, if any (``torch.save`` hides a full disk behind a RuntimeError).
-
-    An error that names another file than the one being written (the writer could not read its source) is not ours.
+    Only for who holds the lock of everything that writes there: a writer at work would lose its file.
     """
-    ours = {None, *map(str, (temporary, target, *target.parents))}
-    seen: BaseException | None = error
-    while seen is not None:
-        filename = None if not isinstance(seen, OSError) or seen.filename is None else str(seen.filename)
-        if isinstance(seen, OSError) and seen.errno in _REFUSALS and filename in ours:
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
+    left = sorted(Path(folder).glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return [path.name for path in left]
 
 
-def _raise_storage_error(target: Path, cause: OSError, error: BaseException) -> NoReturn:
-    folder = target.parent
-    try:
-        free = f"{shutil.disk_usage(folder).free:,} bytes free"
-    except OSError:
-        free = "free bytes unknown"
-    assert cause.errno is not None
-    message = (
-        f"cannot write {target.name!r} in folder {str(folder)!r} ({free}): {os.strerror(cause.errno)}; "
-        f"{_REFUSALS[cause.errno]}. No half-written file was left."
-    )
-    failure = StorageError(message)
-    failure.errno = cause.errno
-    raise failure from error
+class _Hashed(io.RawIOBase):
+    """What is written here goes on to `file`, and is counted and hashed on its way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.length, self.hash = file, 0, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.length
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        written = self.file.write(data)
+        self.length += written
+        return written
 
 
-def write_json_atomically(path: str | os.PathLike[str], obj: Any) -> None:
+def _seal(length: int, sha256: str) -> bytes:
+    return b"fairpress-sealed 1 %020d %s\n" % (length, sha256.encode())
+
+
+def write_sealed(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
+    """:func:`write_atomically` with a first line that holds the length and the SHA-256 of what follows.
+
+    Args:
+        path: the file to write.
+        data: the bytes, or a function that writes them, front to back, to the binary file it is given.
+
+    Raises:
+        StorageError: the file system refused; ``path`` keeps its old content.
+    """
+
+    def write(file: BinaryIO) -> None:
+        hashed = _Hashed(file)
+        file.write(_seal(0, "0" * 64))
+        if callable(data):
+            data(cast(BinaryIO, hashed))
+        else:
+            hashed.write(data)
+        file.seek(0)
+        file.write(_seal(hashed.length, hashed.hash.hexdigest()))
+
+    write_atomically(path, write)
+
+
+def read_sealed(path: str | os.PathLike[str]) -> bytes:
+    """The data of a file written by :func:`write_sealed`, without its first line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: any bit of the file is another one than was written, or bytes are missing or too many.
+    """
+    with open(path, "rb") as file:
+        seal = file.read(len(_seal(0, "0" * 64)))
+        data = file.read()
+    if seal != _seal(len(data), hashlib.sha256(data).hexdigest()):
+        raise DamagedFileError(
+            f"{os.fspath(path)!r} ({len(seal) + len(data):,} bytes) is not as it was written: cut off, altered or not "
+            "sealed by this suite; delete it and let the command that wrote it run again"
+        )
+    return data
+
+
+def write_json_atomically(path: str | os.PathLike[str], obj: Any, seal: bool = False) -> None:
     """Write ``obj`` as JSON (UTF-8, sorted keys, indent 1, newline at the end) with :func:`write_atomically`.
+
+    Args:
+        path: the file to write.
+        obj: JSON values.
+        seal: add an entry ``"sha256"`` to ``obj``, which is a dictionary then; ``read_json(sealed=True)`` verifies it.
 
     Raises:
         ValueError: a number is not finite; the message names its key path (``metrics.lfw.eer``). Store None instead.
+            Or an object to be sealed has an entry ``"sha256"`` of its own.
         TypeError: a key is no string or a value is no JSON value (convert NumPy's with ``.item()`` or ``.tolist()``).
         StorageError: the file system refused.
     """
     for where, problem in _json_problems(obj, ""):
         raise problem(f"cannot write {os.fspath(path)!r} as JSON: {where}")
-    text = json.dumps(obj, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if seal and "sha256" in obj:
+        raise ValueError(f"cannot seal {os.fspath(path)!r}: it has an entry 'sha256' already")
+    write_atomically(path, _sealed_json(obj) if seal else _encoded(obj))
+
+
+def _sealed_json(content: dict[str, Any]) -> bytes:
+    return _encoded({**content, "sha256": hashlib.sha256(_encoded(content)).hexdigest()})
+
+
+def _encoded(obj: Any) -> bytes:
     try:
-        encoded = text.encode()
-    except (
-        UnicodeEncodeError
-    ):  # a file name that is not UTF-8 holds lone surrogates; escaped, they survive the round trip
-        encoded = (json.dumps(obj, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
-    write_atomically(path, encoded)
+        return (json.dumps(obj, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8 holds lone surrogates; escaped, they survive
+        return (json.dumps(obj, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _json_problems(obj: Any, where: str) -> Iterator[tuple[str, type[Exception]]]:
@@ -171,14 +212,41 @@ def _json_problems(obj: Any, where: str) -> Iterator[tuple[str, type[Exception]]
         )
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], sealed: bool = False) -> Any:
     """Read a JSON file written by :func:`write_json_atomically` (standard JSON only: no NaN, no infinity).
+
+    Args:
+        path: the file to read.
+        sealed: it was written with ``seal``; the entry ``"sha256"`` is verified and not returned.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: the file is empty, truncated, not UTF-8, too deep, or holds a number that is not finite.
+        DamagedFileError: the file is empty, truncated, not UTF-8, too deep, or holds a number that is not finite;
+            with ``sealed``: any bit of it is another one than was written.
     """
     raw = Path(path).read_bytes()
+    value = parse_json(raw, path)
+    if not sealed:
+        return value
+    content = {key: item for key, item in value.items() if key != "sha256"} if isinstance(value, dict) else {}
+    try:
+        sound = raw == _sealed_json(content)
+    except RecursionError:  # nested deeper than anything that was written
+        sound = False
+    if not sound:
+        raise DamagedFileError(
+            f"{os.fspath(path)!r} is not as it was written: its content does not have the SHA-256 that it should have; "
+            "restore it or delete it and run again"
+        )
+    return content
+
+
+def parse_json(raw: bytes, path: str | os.PathLike[str]) -> Any:
+    """:func:`read_json` of bytes that were read already; ``path`` is what messages call them.
+
+    Raises:
+        DamagedFileError: as :func:`read_json` does.
+    """
     if not raw.strip():
         raise DamagedFileError(
             f"{os.fspath(path)!r} is empty, expected JSON; delete it and let the command that wrote it run again"
