@@ -33,7 +33,7 @@ class TrainTest(L.LightningDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Images a training batch and process."""
+        """Images a training step, over all processes together."""
         return int(self.train.batch_size)  # type: ignore[attr-defined]
 
     @property

@@ -45,24 +45,24 @@ def stored_batch(k: int, batch_size: int, length: int) -> Batch:
 class EpochBatches(DistributedSampler):
     """Sampler of whole batches whose content depends on (seed, epoch, position in the epoch) only.
 
-    Position p of an epoch holds image `permutation(seed, epoch)[p]`, mirrored if `coin(seed, epoch)[p]`. Of W
-    processes, process r takes the positions p with p % W == r; step k of all processes together is therefore exactly
-    step k of one process with a batch W times as large.
+    Position p of an epoch holds image `permutation(seed, epoch)[p]`, mirrored if `coin(seed, epoch)[p]`. Step k takes
+    the positions from k * batch_size on; of W processes, process r takes those with p % W == r. All processes together
+    therefore see exactly what one process sees, step by step.
 
     It is a `DistributedSampler` so that Lightning leaves it in place under DDP; it calls `set_epoch` by itself.
 
     Args:
         length: number of images N.
-        batch_size: images a batch and process.
+        batch_size: images a step, over all processes together.
         seed: seed of order and flips.
         flip: mirror every image with probability 1/2 (the only augmentation of InsightFace's training).
         shuffle: False keeps the stored order.
-        drop_last: leave out the positions that do not fill a batch in every process. If False, the last batch is
-            shorter, and with W > 1 the first positions are repeated until all processes have equally many.
+        drop_last: leave out the positions that do not fill a batch. If False, the last batch may be shorter.
         rank, world: this process and the number of processes; None asks `torch.distributed` (0 of 1 without it).
 
     Raises:
-        ValueError: a size below 1, a rank outside the world, or fewer images than one batch with `drop_last`.
+        ValueError: a size below 1, a rank outside the world, a batch (also the last, shorter one) that the processes
+            cannot share equally, or fewer images than one batch with `drop_last`.
     """
 
     def __init__(
@@ -90,14 +90,27 @@ class EpochBatches(DistributedSampler):
         self.start = 0  # first batch of the next iteration; not 0 only once, after a resume in the middle of an epoch
         if len(self) < 1:
             raise ValueError(
-                f"{length} images do not fill one batch of {batch_size} in each of {self.world} process(es); "
-                "make batch_size smaller or set drop_last=False."
+                f"{length} images do not fill one batch of {batch_size}; make batch_size smaller or set drop_last=False."
+            )
+        self._check_equal_parts()
+
+    def _check_equal_parts(self) -> None:
+        """Every process takes as many images of a step as every other: the mean over processes is the batch's then."""
+        if self.batch_size % self.world:
+            raise ValueError(
+                f"batch_size={self.batch_size} is the batch of all processes together, and {self.world} processes "
+                f"cannot share it equally; choose a multiple of {self.world} or another number of devices."
+            )
+        rest = self.length % self.batch_size
+        if not self.drop_last and rest % self.world:
+            raise ValueError(
+                f"The last batch of {self.length} images has {rest}, which {self.world} processes cannot share "
+                "equally; set drop_last=True, choose another batch_size or another number of devices."
             )
 
     def __len__(self) -> int:
-        """Batches an epoch and process."""
-        whole = self.batch_size * self.world
-        return self.length // whole if self.drop_last else -(-self.length // whole)
+        """Steps an epoch."""
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Image index int64 [N] and flip bool [N] of every position of the current epoch, before sharding."""
@@ -113,13 +126,11 @@ class EpochBatches(DistributedSampler):
         # A generator: nothing is drawn before the first batch is asked for, because Lightning makes the iterator first
         # and calls set_epoch afterwards.
         order, coin = self.positions()
-        used = min(self.length, len(self) * self.batch_size * self.world)
-        mine = np.arange(self.rank, -(-used // self.world) * self.world, self.world) % self.length
-        index, flip = torch.from_numpy(order[mine]), torch.from_numpy(coin[mine])
+        index, flip = torch.from_numpy(order), torch.from_numpy(coin)
         start, self.start = self.start, 0
         for k in range(start, len(self)):
-            part = slice(k * self.batch_size, (k + 1) * self.batch_size)
-            yield Batch(index[part], flip[part])
+            mine = slice(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
+            yield Batch(index[mine], flip[mine])
 
 
 class MemoryImages(Dataset):
@@ -176,7 +187,14 @@ class EpochLoader(DataLoader):
 
     def __init__(self, batches: Dataset, sampler: Any, num_workers: int = 0) -> None:
         super().__init__(
-            batches, batch_size=None, sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0
+            batches,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            # An iterator draws a seed for its workers. From the global generator it would move dropout and margins,
+            # once an epoch without workers and once a training with them.
+            generator=torch.Generator(),
         )
         self._given = 0
         self._resume: dict[str, int] | None = None
@@ -209,7 +227,7 @@ class MemoryLoader(EpochLoader):
     Args:
         images: uint8 [N, 3, H, W], RGB.
         labels: int64 [N].
-        batch_size: images a batch (and process).
+        batch_size: images a step, over all processes together; each takes its equal part.
         seed: order and flips depend on it, on the epoch and on the position, and on nothing else.
         flip, shuffle, drop_last, rank, world: see `EpochBatches`.
         divisor: pixels leave as (x - 127.5) / divisor.

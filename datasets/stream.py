@@ -71,7 +71,7 @@ class StreamLoader(EpochLoader):
 
     Args:
         source: the images and labels.
-        batch_size: images a batch (and process).
+        batch_size: images a step, over all processes together; each takes its equal part.
         seed, flip, shuffle, drop_last, rank, world: see `EpochBatches`.
         divisor: pixels leave as (x - 127.5) / divisor.
         num_workers: processes that decode; 0 decodes in this one.

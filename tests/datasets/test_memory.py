@@ -45,7 +45,7 @@ def test_global_rng_is_untouched() -> None:
     torch.manual_seed(1)
     loader = MemoryLoader(*faces(), batch_size=4, seed=3)
     sampler_draws = [b.index for b in loader.sampler]
-    assert len(sampler_draws) == 6
+    assert len(sampler_draws) == len(list(loader)) == 6
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -93,10 +93,10 @@ def test_every_image_once_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_together_equal_one_process_with_a_larger_batch(world: int) -> None:
+def test_processes_together_see_the_batches_of_one(world: int) -> None:
     images, labels = faces()
-    shards = [MemoryLoader(images, labels, batch_size=4, seed=3, rank=r, world=world) for r in range(world)]
-    whole = MemoryLoader(images, labels, batch_size=4 * world, seed=3)
+    shards = [MemoryLoader(images, labels, batch_size=6, seed=3, rank=r, world=world) for r in range(world)]
+    whole = MemoryLoader(images, labels, batch_size=6, seed=3)
     for loader in (*shards, whole):
         loader.set_epoch(1)
     assert {len(s) for s in shards} == {len(whole)}
@@ -107,11 +107,13 @@ def test_processes_together_equal_one_process_with_a_larger_batch(world: int) ->
         assert torch.equal(pixels, images_)
 
 
-def test_uneven_tail_is_padded_so_that_no_process_waits() -> None:
-    shards = [MemoryLoader(*faces(11), batch_size=2, seed=3, drop_last=False, rank=r, world=3) for r in range(3)]
-    labels = [torch.cat([b[1] for b in s]) for s in shards]
-    assert [len(part) for part in labels] == [4, 4, 4]
-    assert set(torch.cat(labels).tolist()) == set(range(11))
+def test_the_shorter_last_batch_is_shared_or_refused() -> None:
+    shards = [MemoryLoader(*faces(9), batch_size=6, seed=3, drop_last=False, rank=r, world=3) for r in range(3)]
+    labels = [[batch.tolist() for _, batch in shard] for shard in shards]
+    assert [[len(batch) for batch in part] for part in labels] == [[2, 1]] * 3
+    assert sorted(label for part in labels for batch in part for label in batch) == list(range(9))
+    with pytest.raises(ValueError, match="last batch of 11 images has 5, which 3 processes cannot share"):
+        MemoryLoader(*faces(11), batch_size=6, seed=3, drop_last=False, rank=0, world=3)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,8 @@ def test_uneven_tail_is_padded_so_that_no_process_waits() -> None:
         ({"batch_size": 27}, "do not fill one batch of 27"),
         ({"batch_size": 0}, "batch of one"),
         ({"batch_size": 2, "seed": -1}, "seed"),
-        ({"batch_size": 14, "rank": 0, "world": 2}, "in each of 2 process"),
+        ({"batch_size": 9, "rank": 0, "world": 2}, "batch_size=9 .* 2 processes cannot share it equally"),
+        ({"batch_size": 8, "rank": 2, "world": 2}, "rank"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
