@@ -49,7 +49,7 @@ def rate_for_batch(lr: float, reference_batch: int, trainer: Any) -> float:
         trainer: Lightning's, attached to its data module.
     """
     batch = getattr(trainer.datamodule, "batch_size", None)
-    return lr * (batch * trainer.world_size / reference_batch) if reference_batch and batch else lr
+    return lr * (batch / reference_batch) if reference_batch and batch else lr
 
 
 def _positive(total: int) -> None:
