@@ -73,10 +73,9 @@ def _block(body: list[ast.stmt], out: list[str], hints: bool, in_class: bool) ->
     out.append("{")
     for node in running(body):
         if isinstance(node, ast.AnnAssign) and not in_class and not hints:
-            out.append("Assign")  # in a class the annotation makes a field of a dataclass; elsewhere nobody sees it
-            _node(node.target, out, hints)
-            if node.value is not None:
-                _node(node.value, out, hints)
+            # In a class the annotation makes a field of a dataclass; elsewhere nobody sees it.
+            value = node.value or ast.Name("unset")
+            _node(ast.Assign([node.target], value), out, hints)
         else:
             _node(node, out, hints)
     out.append("}")

@@ -96,7 +96,7 @@ def changed_modules(recorded: Mapping[str, str], root: Path = ROOT) -> list[str]
     if not isinstance(recorded, Mapping) or not recorded:
         return [UNRECORDED]
     tree = SourceTree(root)
-    return sorted({_shown(key) for key, found in recorded.items() if _hash_now(tree, key) != found})
+    return sorted({_shown(key) for key, found in recorded.items() if found is None or _hash_now(tree, key) != found})
 
 
 def describe_changes(changed: Iterable[str]) -> str:
