@@ -12,13 +12,17 @@ from common.experiment.source_tree import ALL, PACKAGES, Import, SourceTree
 NEUTRAL = frozenset(
     {
         "common.experiment.arm",  # plain data; every field that decides a number is in the digest
+        "common.experiment.arrays",  # arrays to bytes and back, verified by hash
         "common.experiment.claims",  # what is said of numbers, judged anew at every drawing
         "common.experiment.launch",  # which run comes next, in which process
         "common.experiment.progress",  # what a person sees meanwhile
         "common.experiment.sources",  # this; it imports the other two
         "common.experiment.store",  # keeps results, verified by hash
         "common.files",  # writes and reads bytes, verified by hash
+        "common.locks",  # who may write
+        "common.manifest",  # hashes of files
         "common.provenance",  # describes the machine
+        "common.storage_errors",  # what a refused write means
         "common.tracking",  # copies curves to wandb
         "datasets.catalog",  # says where data sets come from
         "datasets.catalog_entries",  # says where data sets come from
