@@ -171,11 +171,16 @@ def write_json_atomically(path: str | os.PathLike[str], obj: Any, seal: bool = F
         TypeError: a key is no string or a value is no JSON value (convert NumPy's with ``.item()`` or ``.tolist()``).
         StorageError: the file system refused.
     """
+    write_atomically(path, encode_json(obj, path, seal))
+
+
+def encode_json(obj: Any, path: str | os.PathLike[str], seal: bool = False) -> bytes:
+    """The bytes that :func:`write_json_atomically` writes; ``path`` is what messages call them."""
     for where, problem in _json_problems(obj, ""):
         raise problem(f"cannot write {os.fspath(path)!r} as JSON: {where}")
     if seal and "sha256" in obj:
         raise ValueError(f"cannot seal {os.fspath(path)!r}: it has an entry 'sha256' already")
-    write_atomically(path, _sealed_json(obj) if seal else _encoded(obj))
+    return _sealed_json(obj) if seal else _encoded(obj)
 
 
 def _sealed_json(content: dict[str, Any]) -> bytes:

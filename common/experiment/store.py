@@ -1,12 +1,15 @@
 """Where runs live on this machine: one folder a run, named by its digest, so that nothing is computed twice.
 
     <store>/runs/<digest>/
-        state.json          ok | failed | interrupted | running, and why
-        result.json         metrics, cost, provenance: exists only when the run is ok
+        state.json          ok | failed | interrupted | running, and why; sealed, written last
+        result.json         metrics, cost, provenance, sources: exists only when the run is ok
         scores.npz          what the benchmark saw
         network.safetensors the trained network; further files for what the arm keeps
-        phase-<i>.ckpt      state after phase i;  last-<i>.ckpt: after its last finished epoch, while it runs
+        SHA256SUMS          every file of a finished run and its pair tables, compared whenever one is read
         log.txt             what the run printed
+        ...                 checkpoints, while it runs
+    <store>/pairs/          pair tables, each once for all runs
+    <store>/locks/          locks of what is no run
 
 The committed copy of a table's runs lies in `results/<paper>/<scale>/` (`publish`): the small files only, enough to redraw every
 table, plot and verdict without training.
@@ -15,23 +18,32 @@ table, plot and verdict without training.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import io
-import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from common.experiment.arrays import Arrays, encode_arrays, same_arrays
+from common.experiment.run_folder import LOCK, LOG, RESULT, SCORES, STATE, RunFolder
+from common.files import (
+    DamagedFileError,
+    StorageError,
+    encode_json,
+    remove_temporary_files,
+    write_atomically,
+    write_json_atomically,
+)
+from common.locks import is_held_here, is_locked, locked
+from common.manifest import MANIFEST, damage, damaged_files, read_manifest, read_verified, write_manifest
 
-from common.files import read_json, write_atomically, write_json_atomically
-
-Arrays = Mapping[str, np.ndarray]
+PAIRS = "../../pairs/"  # as the folder of a run sees it
 
 
 class StoreError(RuntimeError):
-    """The store does not hold what it should, or cannot be written."""
+    """The store does not hold what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -40,145 +52,238 @@ class Store:
 
     Attributes:
         root: the folder; made when it is first written to.
+        accept_stale: results of other code than the present one count as ok; their publication says so.
     """
 
     root: Path
+    accept_stale: bool = False
 
     def folder(self, digest: str) -> Path:
         """Folder of one run."""
         return self.root / "runs" / digest
 
     def status(self, digest: str) -> str:
-        """`ok`, `failed`, `interrupted` or `not run`; a run whose process is gone counts as interrupted."""
-        state = self.state(digest)
-        if state is None:
-            return "not run"
-        if state["status"] == "running":
-            return "running" if self.is_locked(digest) else "interrupted"
-        return str(state["status"])
+        """How far a run is; one of `run_folder.STATUSES`. Raises nothing, whatever lies in the folder.
+
+        `stale`: finished by code that has changed since. `damaged`: its state, manifest or result is not as it was written, or
+        a file is missing or of another size (`verify` reads every byte). A run whose process is gone is `interrupted`.
+        """
+        return self._judged(digest)[0]
+
+    def reason(self, digest: str) -> str:
+        """Why a run is stale or damaged, in words; empty for every other."""
+        return self._judged(digest)[1]
+
+    def _judged(self, digest: str) -> tuple[str, str]:
+        return RunFolder(self.folder(digest)).judge(self.accept_stale)
 
     def state(self, digest: str) -> dict[str, Any] | None:
-        """What is known of a run's progress, or None when it was never started."""
-        path = self.folder(digest) / "state.json"
-        return read_json(path) if path.exists() else None
+        """What is known of a run's progress; None when it was never started or its state is damaged (`status` says which)."""
+        try:
+            return RunFolder(self.folder(digest)).state()
+        except (DamagedFileError, OSError):
+            return None
 
     def set_state(self, digest: str, status: str, **details: Any) -> None:
-        """Record how far a run is; `details` end up beside the status (an error, a phase)."""
-        self.folder(digest).mkdir(parents=True, exist_ok=True)
-        write_json_atomically(self.folder(digest) / "state.json", {"status": status, **details})
+        """Record how far a run is; `details` end up beside the status (an error, a phase). Its label and sources stay."""
+        begun = {name: kept for name, kept in (self.state(digest) or {}).items() if name in ("label", "sources")}
+        write_json_atomically(self.folder(digest) / STATE, {**begun, "status": status, **details}, seal=True)
+
+    def begin(self, digest: str, label: str, sources: Mapping[str, str]) -> None:
+        """Record that a run is computed now, by this code; the caller holds its lock.
+
+        Args:
+            digest: the run. label: its name for people.
+            sources: module -> hash (`common.experiment.sources`).
+        """
+        if self.folder(digest).exists():
+            remove_temporary_files(self.folder(digest))  # of a writer that was killed
+        self.set_state(digest, "running", label=label, sources=dict(sources))
 
     def result(self, digest: str) -> dict[str, Any]:
         """The stored result of a finished run.
 
         Raises:
             StoreError: the run is not finished.
+            DamagedFileError: its file is not as it was written.
         """
-        path = self.folder(digest) / "result.json"
-        if self.status(digest) != "ok" or not path.exists():
-            raise StoreError(f"run {digest} has no result: it is '{self.status(digest)}'")
-        result: dict[str, Any] = read_json(path)
-        return result
+        status, why = self._judged(digest)
+        if status != "ok":
+            raise StoreError(f"run {digest} has no result: it is '{status}'" + (f" ({why})" if why else ""))
+        with self._marking_damage(digest):
+            return RunFolder(self.folder(digest)).result()
 
     def weights(self, digest: str, kept: str = "network") -> Path:
-        """File of a network that a finished run kept.
+        """File of a network that a finished run kept; all its bytes were just compared with what was written.
 
         Raises:
-            StoreError: the file is not there.
+            StoreError: the run is not finished or keeps no such network.
+            DamagedFileError: the file is not as it was written; the run is marked, and computed again by the next command.
         """
-        path = self.folder(digest) / f"{kept}.safetensors"
-        if not path.exists():
-            have = sorted(p.stem for p in self.folder(digest).glob("*.safetensors"))
-            raise StoreError(f"run {digest} keeps no '{kept}' (it keeps {', '.join(have) or 'nothing'})")
-        return path
+        folder, name = self.folder(digest), f"{kept}.safetensors"
+        if (self.state(digest) or {}).get("status") != "ok":
+            raise StoreError(f"run {digest} keeps no '{kept}': it is '{self.status(digest)}'")
+        with self._marking_damage(digest):
+            manifest = read_manifest(folder)
+            if name not in manifest:
+                have = sorted(Path(one).stem for one in manifest if one.endswith(".safetensors"))
+                raise StoreError(f"run {digest} keeps no '{kept}' (it keeps {', '.join(have) or 'nothing'})")
+            if wrong := damage(folder, name, manifest[name]):
+                raise DamagedFileError(f"{folder / name} {wrong}; the next command computes run {digest} again")
+        return folder / name
+
+    def verify(self, digest: str) -> dict[str, str]:
+        """Every file of a finished run that is not as it was written: name -> what is wrong. Reads every byte."""
+        folder, (status, why) = self.folder(digest), self._judged(digest)
+        if status not in ("ok", "stale", "damaged"):
+            return {}
+        found = damaged_files(folder) if (folder / MANIFEST).exists() else {}
+        return found or ({STATE: why} if status == "damaged" else {})
+
+    def discard(self, digest: str, reason: str = "") -> None:
+        """Delete what there is of a run but its lock and its log, which is told why. Waits for whoever computes it.
+
+        Args:
+            digest: the run. reason: what was wrong with it.
+        """
+        held = is_held_here(self.folder(digest) / LOCK)
+        with contextlib.nullcontext() if held else self.lock(digest, lambda: None):
+            folder, status = self.folder(digest), self.status(digest)
+            (folder / STATE).unlink(missing_ok=True)  # first, so that what is half deleted does not count as finished
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name not in (LOCK, LOG):
+                    path.unlink()
+            with open(folder / LOG, "a", encoding="utf-8") as log:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                log.write(f"{now} discarded what was {status}{f': {reason}' if reason else ''}\n")
 
     @contextlib.contextmanager
-    def lock(self, digest: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    def _marking_damage(self, digest: str) -> Iterator[None]:
+        """A run of which a file turns out to be damaged is recorded as such, so that it is computed again.
+
+        A damaged pair table is deleted instead: the first run that is computed again restores it for all of them.
+        """
+        try:
+            yield
+        except DamagedFileError as error:
+            try:
+                if not self.is_locked(digest):
+                    with self.lock(digest, lambda: None), self.exclusive("pairs"):
+                        found = self.verify(digest)  # nothing, when another has computed it again meanwhile
+                        for name in [name for name in found if name.startswith(PAIRS)]:
+                            (self.folder(digest) / name).unlink(missing_ok=True)
+                            del found[name]
+                        if found:
+                            what = {"type": type(error).__name__, "message": str(error)}
+                            self.set_state(digest, "damaged", error=what)
+            except StorageError as refusal:
+                error.add_note(f"The run could not be marked as damaged: {refusal}")
+            raise
+
+    def lock(self, digest: str, on_wait: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Hold a run for this process; while another process holds it, `on_wait` is called once and then waited.
 
         The system frees the lock if its owner dies.
+
+        Raises:
+            StorageError: the store cannot be written.
         """
-        folder = self.folder(digest)
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return locked(self.folder(digest) / LOCK, on_wait)
 
     def is_locked(self, digest: str) -> bool:
         """Whether a living process holds the run."""
-        path = self.folder(digest) / "lock"
-        if not path.exists():
-            return False
-        handle = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(handle)
+        return is_locked(self.folder(digest) / LOCK)
 
-    def finish(self, digest: str, result: dict[str, Any], scores: Arrays, tables: Mapping[str, Arrays]) -> None:
-        """Store the outcome of a run: arrays first, then the result, the status last, so that *ok* means all of it is there.
+    def exclusive(
+        self, name: str, on_wait: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Exclude every other process that asks for the same name, such as the paper whose results are published.
 
         Args:
-            result: JSON values; its `pairs` maps a pair set to the name of its pair table.
+            name: letters, digits, `-`, `_` and `.`; on_wait: called once if another holds it, before waiting for it.
+
+        Raises:
+            ValueError: another name.
+            StorageError: the store cannot be written.
+        """
+        if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
+            raise ValueError(f"a lock cannot be called {name!r}: expected letters, digits, '-', '_' and '.'")
+        return locked(self.root / "locks" / name, on_wait)
+
+    def finish(self, digest: str, result: dict[str, Any], scores: Arrays, tables: Mapping[str, Arrays]) -> None:
+        """Store the outcome of a run, the manifest of its files after them and its status last: *ok* means all is there.
+
+        Args:
+            result: JSON values; `pairs` maps a pair set to the name of its pair table, `sources` a module to its hash.
             scores: `"<pair set>/score"` and `"<pair set>/correct"`.
             tables: pair table name (content hash) -> its arrays; each is written once for all runs.
+
+        Raises:
+            StorageError: the store cannot be written; the run is not finished then.
         """
         folder = self.folder(digest)
-        for name, arrays in tables.items():
-            path = self.root / "pairs" / f"pairs-{name}.npz"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_arrays(path, arrays)
-        write_arrays(folder / "scores.npz", scores)
-        write_json_atomically(folder / "result.json", result)
-        self.set_state(digest, "ok")
+        self._add_tables(tables)
+        write_atomically(folder / SCORES, encode_arrays(scores))
+        write_json_atomically(folder / RESULT, result)
+        names = [RESULT, SCORES, *(path.name for path in folder.glob("*.safetensors"))]
+        names += [f"{PAIRS}{_table_file(name)}" for name in {*tables, *result.get("pairs", {}).values()}]
+        sizes = {name: (folder / name).stat().st_size for name in write_manifest(folder, names)}
+        self.set_state(digest, "ok", sizes=sizes)
 
-    def publish(self, digest: str, folder: Path, arm: str, title: str, seed: int) -> None:
-        """Copy what redraws a table into `folder`: `<digest>.json`, `<digest>.npz` and its pair tables.
+    def _add_tables(self, tables: Mapping[str, Arrays]) -> None:
+        folder = self.root / "pairs"
+        with self.exclusive("pairs"):
+            if folder.exists():
+                remove_temporary_files(folder)
+            for name, arrays in tables.items():
+                path = folder / _table_file(name)
+                if not path.exists() or not same_arrays(path.read_bytes(), arrays):
+                    write_atomically(path, encode_arrays(arrays))
+
+    def publish(self, digest: str, folder: Path, arm: str, title: str, seed: int) -> str:
+        """Copy what redraws a table into `folder`: `<digest>.json`, `<digest>.npz` and its pair tables, all verified.
 
         A run that is not ok leaves its status and its error. `arm` and `title` are what this table calls the run: another paper
-        that shares it may call it differently.
+        that shares it may call it differently. A result of other code, where it is accepted, names under `stale` what changed.
+
+        Returns:
+            The status that was published; `damaged` when only the bytes showed it, and the next command computes it again.
         """
-        status = self.status(digest)
+        status, why = self._judged(digest)
+        files: dict[str, bytes] = {}
         if status == "ok":
-            result = {**self.result(digest), "arm": arm, "title": title}
-            _copy(self.folder(digest) / "scores.npz", folder / f"{digest}.npz")
-            for name in set(result["pairs"].values()):
-                _copy(self.root / "pairs" / f"pairs-{name}.npz", folder / f"pairs-{name}.npz")
-        else:
-            error = (self.state(digest) or {}).get("error", {})
-            result = {
-                "digest": digest,
-                "arm": arm,
-                "title": title,
-                "seed": seed,
-                "status": "interrupted" if status == "running" else status,
-                "error": {name: text for name, text in error.items() if name != "traceback"},
+            try:
+                with self._marking_damage(digest):
+                    files = self._published(digest, {"arm": arm, "title": title})
+            except DamagedFileError as error:
+                status, why = "damaged", str(error)
+        if not files:
+            status = "interrupted" if status == "running" else status
+            error_of = {"type": status, "message": why} if why else (self.state(digest) or {}).get("error", {})
+            short = {
+                name: str(text).replace(str(self.root), "<store>")
+                for name, text in error_of.items()
+                if name != "traceback"
             }
-        target = folder / f"{digest}.json"
-        if not target.exists() or read_json(target) != result:
-            write_json_atomically(target, result)
+            run = {"digest": digest, "arm": arm, "title": title, "seed": seed, "status": status, "error": short}
+            files = {f"{digest}.json": encode_json(run, digest)}
+        for name, data in files.items():
+            if not (folder / name).exists() or (folder / name).read_bytes() != data:
+                write_atomically(folder / name, data)
+        return status
+
+    def _published(self, digest: str, names: dict[str, str]) -> dict[str, bytes]:
+        own, manifest = self.folder(digest), read_manifest(self.folder(digest))
+        result = {**RunFolder(own).result(), **names}
+        if changed := RunFolder.changed(result):
+            result["stale"] = changed
+        files = {f"{digest}.npz": read_verified(own, SCORES, manifest)}
+        for table in {_table_file(name) for name in result.get("pairs", {}).values()}:
+            files[table] = read_verified(own, f"{PAIRS}{table}", manifest)
+        return {**files, f"{digest}.json": encode_json(result, digest)}
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write a compressed `.npz` atomically."""
-    buffer = io.BytesIO()
-    named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
-    np.savez_compressed(buffer, **named)
-    write_atomically(path, buffer.getvalue())
-
-
-def _copy(source: Path, target: Path) -> None:
-    data = source.read_bytes()
-    if not target.exists() or target.read_bytes() != data:
-        write_atomically(target, data)
+def _table_file(name: str) -> str:
+    return f"pairs-{name}.npz"
