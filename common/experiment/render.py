@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 from common.experiment.judge import Verdict
 from common.experiment.rows import PAPER_SCALE, Cell, Column, Reported, Row
+from common.experiment.sources import UNRECORDED
 from common.experiment.table import Table
 
 UNDEFINED = "undefined"
+STALE_VERDICTS = "these verdicts rest on numbers that other code has made than the present one."
+SHOWN = 8  # modules that are named before the rest is only counted
 UNITS = {"pp": " pp", "tau": "", "ratio": "", "%": " %", "MB": " MB"}
 
 
@@ -28,7 +31,7 @@ def summary_line(table: Table, verdicts: Sequence[Verdict]) -> str:
         count = sum(v.verdict == word for v in verdicts)
         words += [f"{count} {one if count == 1 else more}"] if count else []
     arms = f"{done} of {len(table.rows)} arms" if done < len(table.rows) else f"{done} arms"
-    text = f"{arms}, {seeds} seed{'s' * (seeds != 1)}, {table.scale} scale"
+    text = f"{arms}, {seeds} seed{'s' * (seeds != 1)}, {table.scale} scale{', stale' if table.stale else ''}"
     return f"{text}. Of {len(verdicts)} claims: {', '.join(words)}." if verdicts else f"{text}. No claims are judged."
 
 
@@ -41,6 +44,7 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
         figure: file name of the plot beside the page.
     """
     parts = [f"# {table.title}: `{table.key}`, {table.scale} scale", f"**{summary_line(table, verdicts)}**"]
+    parts += [f"**Stale**: {text}" for text in [stale_line(table, "`")] if text]
     parts += [text for text in (header, table.data_note) if text]
     if table.command:
         parts.append(f"```\n{table.command}\n```")
@@ -55,12 +59,31 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
     if verdicts:
         head, body = verdict_grid(verdicts)
         body = [[f"`{line[0]}`", line[1], f"**{line[2]}**", *line[3:]] for line in body]
-        parts += ["## Claims", _markdown_table(head, body), "\n".join(f"- {line}" for line in verdict_legend(verdicts))]
+        parts += [
+            "## Claims",
+            *([f"**Stale**: {STALE_VERDICTS}"] if table.stale else []),
+            _markdown_table(head, body),
+            "\n".join(f"- {line}" for line in verdict_legend(verdicts)),
+        ]
     if table.reported:
         parts += ["## Reported by the paper", *_reported_section(table)]
     if table.provenance:
         parts += ["## Provenance", "\n".join(f"- {line}" for line in table.provenance)]
     return "\n\n".join(parts) + "\n"
+
+
+def stale_line(table: Table, quote: str = "") -> str:
+    """What has changed since the numbers were made, and the command that renews them; empty when nothing has."""
+    if not table.stale:
+        return ""
+    rows = sum(1 for row in table.rows if row.stale)
+    every = rows == sum(1 for row in table.rows if row.seeds)
+    which = "every row was" if every else "the row marked so was" if rows == 1 else f"{rows} rows, marked so, were"
+    shown = ", ".join(f"{quote}{module}{quote}" for module in table.stale[:SHOWN])
+    more = f" and {len(table.stale) - SHOWN} more" if len(table.stale) > SHOWN else ""
+    what = "sources were recorded" if UNRECORDED in table.stale else f"{shown}{more} changed"
+    renew = f" {quote}{table.command}{quote} computes it again." if table.command else ""
+    return f"{which} made before {what}.{renew}"
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -76,7 +99,7 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
         cells = _cells(row, [(row.cells.get(column.key), column) for column in table.columns])
         beside = [_beside(row, metric) for metric in table.reported_columns]
         seeds = str(len(row.seeds)) if len(row.seeds) == row.planned else f"{len(row.seeds)} of {row.planned}"
-        body.append([row.title, *cells, *beside, seeds])
+        body.append([_name(row), *cells, *beside, seeds])
     return head, body
 
 
@@ -86,7 +109,7 @@ def group_grid(table: Table) -> tuple[list[str], list[list[str]]]:
     names = list(dict.fromkeys(name for row in table.rows for name in row.groups.get(where, {})))
     column = Column("", "", "%", "")
     body = [
-        [row.title, *_cells(row, [(row.groups.get(where, {}).get(name), column) for name in names])]
+        [_name(row), *_cells(row, [(row.groups.get(where, {}).get(name), column) for name in names])]
         for row in table.rows
     ]
     return ["arm", *names], body
@@ -185,8 +208,19 @@ def to_csv(table: Table) -> str:
             writer.writerow([*start, "", row.word, *[""] * len(table.columns)])
         for at, seed in enumerate(row.seeds):
             values = [row.cells[column.key].values[at][1] for column in table.columns]
-            writer.writerow([*start, seed, "ok", *("" if value is None else repr(value) for value in values)])
+            writer.writerow(
+                [
+                    *start,
+                    seed,
+                    "stale" if row.stale else "ok",
+                    *("" if value is None else repr(value) for value in values),
+                ]
+            )
     return out.getvalue()
+
+
+def _name(row: Row) -> str:
+    return row.title + " *stale*" * bool(row.stale)
 
 
 def _cells(row: Row, numbers: Sequence[tuple[Cell | None, Column]]) -> list[str]:

@@ -72,11 +72,12 @@ class Row:
     Attributes:
         name, title: of the arm; series, bits: where the figure draws it.
         seeds: finished ones; planned: number of seeds that were asked for.
-        word: printed instead of numbers when no run is finished (`"failed"`, `"interrupted"`, `"not run"`); else empty.
+        word: printed instead of numbers when no run is finished (the worst status of its runs); else empty.
         problems: what happened to the runs that are not ok.
         cells: column key -> number; groups: pair set -> group -> accuracy in percent.
         reported: metric -> the paper's number for this arm; reproduced: metric -> whether ours agrees (scale `paper`
             only).
+        stale: modules that have changed since the runs were made; empty when the numbers are those of the present code.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Row:
     groups: Mapping[str, Mapping[str, Cell]]
     reported: Mapping[str, Reported] = field(default_factory=dict)
     reproduced: Mapping[str, bool] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
 
 def cell(values: Sequence[tuple[int, float | None]]) -> Cell:
@@ -114,8 +116,14 @@ def make_row(
     numbers: Sequence[Reported],
     scale: str,
     tolerance: float | None,
+    stale: Mapping[str, Sequence[str]],
 ) -> Row:
-    """The row of an arm from its runs; `numbers` are all of the paper's, `sets` the measured pair sets."""
+    """The row of an arm from its runs.
+
+    Args:
+        arm, runs, columns, scale, tolerance, stale: see `build_table`.
+        sets: the measured pair sets. numbers: all of the paper's.
+    """
     name, bits = str(arm["name"]), arm.get("bits")
     mine = sorted((run for run in runs if run.arm == name), key=lambda run: run.seed)
     ok = [run for run in mine if run.ok]
@@ -134,6 +142,7 @@ def make_row(
         groups={s: _groups(ok, s) for s in sets if any(group_accuracy(run, s) for run in ok)},
         reported=reported,
         reproduced=_reproduced(reported, cells, tolerance) if scale == PAPER_SCALE else {},
+        stale=tuple(sorted({module for run in ok for module in stale.get(run.digest, ())})),
     )
 
 
@@ -191,7 +200,7 @@ def group_accuracy(run: RunRecord, pair_set: str) -> Mapping[str, float | None]:
 def _word(mine: Sequence[RunRecord]) -> str:
     """What to say of an arm without a finished run: the worst that happened to it."""
     statuses = {run.status for run in mine}
-    return next((word for word in ("failed", "interrupted") if word in statuses), "not run")
+    return next((word for word in ("damaged", "failed", "stale", "interrupted") if word in statuses), "not run")
 
 
 def _problems(mine: Sequence[RunRecord]) -> tuple[str, ...]:

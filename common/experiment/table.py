@@ -20,11 +20,12 @@ class Table:
     """A table of a paper at one scale.
 
     Attributes:
-        key, title: of the paper; scale: of this reproduction; data_note: what data it used; command: what made it.
+        key, title: of the paper; scale: of this reproduction; data_note: what data it used.
         columns: ours; reported_columns: metrics of the paper that stand beside them; rows: the arms, in printing order.
         reported: all of the paper's numbers.
         fairness_set: pair set of the group columns (None without groups); sizes: pair set -> (pairs, people).
         provenance: lines that say what made the numbers.
+        command: what makes, and renews, the table.
     """
 
     key: str
@@ -43,6 +44,11 @@ class Table:
     def column(self, key: str) -> Column:
         """A column by its key."""
         return next(column for column in self.columns if column.key == key)
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Modules that have changed since some of the runs were made."""
+        return tuple(sorted({module for row in self.rows for module in row.stale}))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -63,6 +69,7 @@ def build_table(
     fairness_set: str | None = None,
     reported_columns: Sequence[str] | None = None,
     tolerance: float | None = None,
+    stale: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
     """Make the table of a paper from its stored runs.
 
@@ -78,6 +85,7 @@ def build_table(
         reported_columns: metrics of the paper to print beside ours; when None those that are pair sets of this table,
             or else the first two that its arms have.
         tolerance: percent points within which a row of scale `paper` counts as reproduced where an entry states none.
+        stale: digest -> modules that have changed since that run was made.
 
     Raises:
         ValueError: two arms share a name, or the fairness set was not measured.
@@ -94,7 +102,7 @@ def build_table(
     chosen = fairness_set if fairness_set in with_groups else next(iter(with_groups), None)
     columns = _columns(sets, chosen)
     numbers = tuple(make_reported(entry) for entry in reported)
-    rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance) for arm in arms)
+    rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance, stale or {}) for arm in arms)
     beside = [metric for row in rows for metric in row.reported]
     if reported_columns is None:
         reported_columns = [name for name in sets if name in beside] or list(dict.fromkeys(beside))[:2]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.experiment.judge import Verdict
-from common.experiment.render import grid, group_grid, summary_line, verdict_grid
+from common.experiment.render import STALE_VERDICTS, grid, group_grid, stale_line, summary_line, verdict_grid
 from common.experiment.table import Table
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
     for row in table.rows:
         for problem in row.problems:
             console.print(problem, markup=False)
+    if table.stale:
+        console.print(f"STALE: {stale_line(table)}", style="bold yellow", markup=False)
     if table.fairness_set is not None:
         show(*group_grid(table), wrapped=(0,), title=f"Accuracy of every group on {table.fairness_set}")
     if verdicts:
@@ -59,6 +61,8 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
         for verdict in verdicts:
             if verdict.reason:
                 console.print(f"{verdict.key}: not judged, because {verdict.reason}", markup=False)
+        if table.stale:
+            console.print(f"STALE: {STALE_VERDICTS}", style="bold yellow", markup=False)
     console.print(summary_line(table, verdicts), style="bold", markup=False)
 
 

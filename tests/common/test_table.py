@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 
 from common.experiment.claims import Quantity, superior
 from common.experiment.judge import judge
-from common.experiment.records import PairTable, RunRecord, load_records
+from common.experiment.records import STATUSES, PairTable, RunRecord, load_records, seal_results
 from common.experiment.render import grid, group_grid, summary_line, to_csv, to_latex, to_markdown, verdict_grid
 from common.experiment.rows import cell
+from common.experiment.sources import UNRECORDED
 from common.experiment.table import Table, build_table
 from common.experiment.terminal import to_text
 from common.files import DamagedFileError, write_json_atomically
@@ -268,6 +270,60 @@ def test_csv_has_one_line_a_run() -> None:
     assert lines[-1]["easy:accuracy"] == ""
 
 
+# Stale rows
+
+
+def stale_table(*digests: str, modules: tuple[str, ...] = ("common.cost", "common.weights")) -> Table:
+    runs = [replace(run, digest=f"{run.arm}-{run.seed}") for run in make_runs()]
+    return make_table(runs, command="make paperkey", stale={digest: modules for digest in digests})
+
+
+def test_a_fresh_table_says_nothing_of_staleness() -> None:
+    table = stale_table()
+    assert table.stale == ()
+    assert (
+        "stale" not in (to_markdown(table, make_verdicts()) + to_text(table, make_verdicts()) + to_csv(table)).lower()
+    )
+
+
+def test_one_stale_run_marks_its_row_the_table_and_the_verdicts() -> None:
+    table, verdicts = stale_table("w8-2"), make_verdicts()
+    assert [row.stale for row in table.rows] == [(), ("common.cost", "common.weights"), ()]
+    page = to_markdown(table, verdicts)
+    assert "| W8A8, a title that is rather long, as titles are *stale* |" in page
+    assert "| FP32 |" in page
+    assert (
+        "**Stale**: the row marked so was made before `common.cost`, `common.weights` changed. `make paperkey` computes it again."
+        in page
+    )
+    assert "demo scale, stale. Of 2 claims" in page
+    claims = page[page.index("## Claims") :]
+    assert claims.startswith("## Claims\n\n**Stale**: these verdicts rest on numbers that other code has made")
+    shown = " ".join(to_text(table, verdicts).split())
+    assert "STALE: the row marked so was made before common.cost, common.weights changed." in shown
+    assert "STALE: these verdicts rest on" in shown
+    assert [line["status"] for line in csv.DictReader(io.StringIO(to_csv(table)))][3:] == [
+        "stale",
+        "stale",
+        "interrupted",
+    ]
+
+
+def test_a_table_made_before_sources_were_recorded_says_so() -> None:
+    table = stale_table("fp32-0", "w8-0", modules=(UNRECORDED,))
+    assert "**Stale**: every row was made before sources were recorded." in to_markdown(table)
+
+
+def test_many_changes_are_counted() -> None:
+    table = stale_table("fp32-0", modules=tuple(f"common.m{at:02}" for at in range(20)))
+    assert "`common.m07` and 12 more changed" in to_markdown(table)
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
+def test_an_arm_without_a_usable_run_says_what_happened(status: str) -> None:
+    assert grid(make_table([RunRecord("w2", 9, status)]))[1][2][1] == status
+
+
 # Reading stored runs
 
 
@@ -284,6 +340,7 @@ def write_results(folder: Path) -> None:
     write_json_atomically(
         folder / f"{'c' * 16}.json", {"arm": "w2", "seed": 0, "status": "failed", "error": {"message": "no room"}}
     )
+    seal_results(folder)
 
 
 def test_records_are_read_back(tmp_path: Path) -> None:
@@ -298,33 +355,81 @@ def test_records_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "words"),
+    ("damage", "words"),
     [
-        (lambda f: (f / "pairs-0123456789ab.npz").unlink(), FileNotFoundError, "pairs-0123456789ab.npz is missing"),
-        (lambda f: (f / f"{'a' * 16}.npz").write_bytes(b"PK\x03\x04 cut"), DamagedFileError, "aaaa.npz is damaged"),
-        (lambda f: (f / f"{'a' * 16}.npz").write_bytes(b""), DamagedFileError, "aaaa.npz is damaged"),
-        (lambda f: (f / f"{'a' * 16}.json").write_text('{"arm": "w8"'), DamagedFileError, "damaged at line 1"),
-        (lambda f: (f / f"{'a' * 16}.json").write_text("{}"), DamagedFileError, "names no arm, seed, status"),
-        (lambda f: (f / f"{'a' * 16}.json").write_text("[1]"), DamagedFileError, "names no arm"),
+        (lambda f: (f / "pairs-0123456789ab.npz").unlink(), "does not list 'pairs-0123456789ab.npz'"),
+        (lambda f: (f / f"{'a' * 16}.npz").write_bytes(b"PK\x03\x04 cut"), "aaaa.npz is damaged"),
+        (lambda f: (f / f"{'a' * 16}.npz").write_bytes(b""), "aaaa.npz is damaged"),
+        (lambda f: (f / f"{'a' * 16}.json").write_text('{"arm": "w8"'), "damaged at line 1"),
+        (lambda f: (f / f"{'a' * 16}.json").write_text("{}"), "names no arm, seed, status"),
+        (lambda f: (f / f"{'a' * 16}.json").write_text("[1]"), "names no arm"),
         (
             lambda f: np.savez(f / f"{'a' * 16}.npz", **{"easy/correct": np.ones(3, bool)}),
-            DamagedFileError,
             r"decisions of shape \[3\] on pair set 'easy': expected \[4\]",
         ),
-        (lambda f: np.savez(f / f"{'a' * 16}.npz", other=np.ones(4)), DamagedFileError, "no array 'easy/correct'"),
-        (lambda f: np.savez(f / "pairs-0123456789ab.npz", same=np.ones(4)), DamagedFileError, "lacks fold"),
+        (lambda f: np.savez(f / f"{'a' * 16}.npz", other=np.ones(4)), "no array 'easy/correct'"),
+        (lambda f: np.savez(f / "pairs-0123456789ab.npz", same=np.ones(4)), "lacks fold"),
         (
             lambda f: np.savez(f / f"{'a' * 16}.npz", **{"easy/correct": np.array([{}] * 4, dtype=object)}),
-            DamagedFileError,
             "damaged",
         ),
     ],
 )
-def test_damaged_results_are_named(tmp_path: Path, damage: Any, error: type[Exception], words: str) -> None:
+def test_wrong_results_are_named(tmp_path: Path, damage: Any, words: str) -> None:
+    """Files that are as they were written, and say what makes no sense."""
     write_results(tmp_path)
     damage(tmp_path)
-    with pytest.raises(error, match=words):
+    seal_results(tmp_path)
+    with pytest.raises(DamagedFileError, match=words):
         load_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "pairs-0123456789ab.npz").unlink(), "pairs-0123456789ab.npz is missing"),
+        (lambda f: (f / f"{'a' * 16}.json").unlink(), "aaaa.json is missing"),
+        (lambda f: np.savez(f / f"{'a' * 16}.npz", **{"easy/correct": np.ones(4, bool)}), "aaaa.npz .*not as it was"),
+        (lambda f: (f / f"{'a' * 16}.json").rename(f / f"{'d' * 16}.json"), "aaaa.json is missing"),
+        (lambda f: (f / f"{'d' * 16}.json").write_text("{}"), "does not list 'dddddddddddddddd.json'"),
+        (lambda f: (f / "SHA256SUMS").unlink(), "no SHA256SUMS.*`make quantface SCALE=demo`"),
+        (lambda f: (f / "SHA256SUMS").write_text(""), "SHA256SUMS is not as it was written"),
+    ],
+)
+def test_changed_results_are_named(tmp_path: Path, damage: Any, words: str) -> None:
+    """Files that are not as they were written, whatever they say."""
+    folder = tmp_path / "quantface" / "demo"
+    folder.mkdir(parents=True)
+    write_results(folder)
+    damage(folder)
+    with pytest.raises(DamagedFileError, match=words):
+        load_records(folder)
+
+
+def test_a_pair_table_is_not_fetched_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    write_results(tmp_path / "results")
+    np.savez(tmp_path / "secret.npz", same=np.ones(4))
+    path = tmp_path / "results" / f"{'a' * 16}.json"
+    path.write_text(path.read_text().replace("0123456789ab", "x/../../secret"))
+    seal_results(tmp_path / "results")
+    with pytest.raises(DamagedFileError, match=r"does not list 'pairs-x/../../secret.npz'"):
+        load_records(tmp_path / "results")
+
+
+def test_results_can_be_checked_without_this_suite_and_lose_what_killed_writers_left(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for path in (folder / ".writing-0123.tmp", tmp_path / ".writing-4567.tmp", tmp_path / "demo.svg"):
+        path.write_text("x")
+    write_results(folder)
+    assert not list(tmp_path.rglob(".writing-*"))
+    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert sorted(line for line in done.stdout.split("\n") if "demo.svg" in line or "pairs" in line) == [
+        "../demo.svg: OK",
+        "pairs-0123456789ab.npz: OK",
+    ]
 
 
 def test_a_folder_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
