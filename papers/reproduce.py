@@ -18,7 +18,7 @@ from rich.console import Console
 
 from common.experiment.arm import Run, TablePlan, plan_runs
 from common.experiment.judge import Verdict, judge
-from common.experiment.records import load_records
+from common.experiment.records import load_records, seal_results
 from common.experiment.render import to_csv, to_latex, to_markdown
 from common.experiment.store import Store
 from common.experiment.table import Table, build_table
@@ -148,6 +148,7 @@ def _publish(
             "verdicts": [],
         },
     )
+    seal_results(folder)
 
 
 def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Table, list[Verdict]]:
@@ -185,6 +186,7 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
     ):
         write_atomically(path.with_suffix(ending), text.encode())
     draw_plot(table, path.with_suffix(".svg"))
+    seal_results(path.with_suffix(""))
     return table, verdicts
 
 

@@ -1,13 +1,12 @@
 """Stored runs as the judge, the table and the plot read them: arrays and plain values, no network.
 
-A results folder holds `<digest>.json` and `<digest>.npz` for every run and `pairs-<hash>.npz` once for every pair
-table.
+A results folder holds `<digest>.json` and `<digest>.npz` for every run, `pairs-<hash>.npz` once for every pair table, and
+`SHA256SUMS`, the manifest of these files and of the table and the plot beside the folder. What is read is compared with it.
 """
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from common.files import DamagedFileError, read_json
+from common.experiment.arrays import decode_arrays
+from common.files import DamagedFileError, parse_json, remove_temporary_files
+from common.manifest import MANIFEST, read_manifest, read_verified, write_manifest
 
-STATUSES = ("ok", "failed", "interrupted", "not run")
+STATUSES = ("ok", "stale", "damaged", "failed", "interrupted", "not run")
+DRAWN = (".json", ".md", ".csv", ".tex", ".svg")  # endings of what lies beside a results folder and bears its name
 RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
 COLUMNS = ("same", "fold", "group", "subject_a", "subject_b")
 
@@ -82,13 +84,14 @@ class RunRecord:
 
     Attributes:
         arm: name of the arm; seed: its seed.
-        status: `"ok"`, `"failed"`, `"interrupted"` or `"not run"`; only an ok run has numbers.
+        status: one of `STATUSES`; only an ok run has numbers.
         metrics: pair set -> metric -> value (percentages 0..100; None = undefined; `group_accuracy` is a dict).
         cost: `parameters`, `stored_bytes`, `compression`, ... of the network.
         correct: pair set -> bool [P], the decision of the protocol on every pair.
         pairs: pair set -> its pair table.
         error: why it is not ok (`{"type": ..., "message": ...}`).
         digest: name of the stored run; provenance: commit, versions, hardware.
+        stale: modules that had changed since an ok run was made, when it was published all the same.
 
     Raises:
         ValueError: an unknown status, or `correct` without a pair table of the same length.
@@ -104,6 +107,7 @@ class RunRecord:
     error: Mapping[str, Any] | None = None
     digest: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -126,11 +130,47 @@ class RunRecord:
         return self.status == "ok"
 
 
+def seal_results(folder: Path | str) -> None:
+    """Write the manifest of a results folder: every file in it, and the table and the plot of its name beside it.
+
+    To be called after runs were published, since only what is listed is read, and again after the table was drawn. The caller
+    holds the lock of the paper (`Store.exclusive`): what killed writers left in both folders is deleted.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    folder = Path(folder)
+    remove_temporary_files(folder)
+    remove_temporary_files(folder.parent)
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST]
+    names += [f"../{folder.name}{ending}" for ending in DRAWN if folder.with_name(folder.name + ending).exists()]
+    write_manifest(folder, names)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a results folder, each read once and compared with the manifest.
+
+    Attributes:
+        folder: where they are; manifest: what they should be; tables: pair tables that were read already.
+    """
+
+    folder: Path
+    manifest: Mapping[str, str]
+    tables: dict[tuple[str, str], PairTable] = field(default_factory=dict)
+
+    def json(self, name: str) -> Any:
+        return parse_json(read_verified(self.folder, name, self.manifest), self.folder / name)
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        return decode_arrays(read_verified(self.folder, name, self.manifest), self.folder / name)
+
+
 def load_records(folder: Path | str, pools: Mapping[str, str] | None = None) -> list[RunRecord]:
     """Read every run of a results folder.
 
     Args:
-        folder: holds `<digest>.json`, `<digest>.npz` (`<pair set>/correct`) and `pairs-<hash>.npz`.
+        folder: holds `<digest>.json`, `<digest>.npz` (`<pair set>/correct`), `pairs-<hash>.npz` and the manifest of all.
         pools: pair set -> name of its people. Without it the pair table's own `pool` is used, and where that is absent
             too, the pair set's name: people of different sets are then taken for different people.
 
@@ -138,21 +178,25 @@ def load_records(folder: Path | str, pools: Mapping[str, str] | None = None) -> 
         Records sorted by arm and seed. A run that is not ok needs its json file only.
 
     Raises:
-        FileNotFoundError: the folder, or a file that a result names, is not there.
-        DamagedFileError: a file is not what it should be; the message names it.
+        FileNotFoundError: the folder is not there.
+        DamagedFileError: a file is missing, not listed in the manifest or not what it should be; the message names it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no results folder {folder}: run the paper's Make target first")
-    tables: dict[tuple[str, str], PairTable] = {}
-    records = [
-        _load_record(path, tables, pools or {}) for path in sorted(folder.iterdir()) if RUN_FILE.fullmatch(path.name)
-    ]
+    if not (folder / MANIFEST).exists():
+        raise DamagedFileError(
+            f"{folder} has no {MANIFEST}, so that nothing says whether its files are whole: make it again with "
+            f"`make {folder.parent.name} SCALE={folder.name}` (finished runs are not trained again)"
+        )
+    files = _Files(folder, read_manifest(folder))
+    names = {path.name for path in folder.iterdir()} | set(files.manifest)
+    records = [_load_record(name, files, pools or {}) for name in sorted(names) if RUN_FILE.fullmatch(name)]
     return sorted(records, key=lambda record: (record.arm, record.seed, record.digest))
 
 
-def _load_record(path: Path, tables: dict[tuple[str, str], PairTable], pools: Mapping[str, str]) -> RunRecord:
-    result = read_json(path)
+def _load_record(name: str, files: _Files, pools: Mapping[str, str]) -> RunRecord:
+    result, path = files.json(name), files.folder / name
     missing = [key for key in ("arm", "seed", "status") if not isinstance(result, dict) or key not in result]
     if missing:
         raise DamagedFileError(
@@ -161,15 +205,14 @@ def _load_record(path: Path, tables: dict[tuple[str, str], PairTable], pools: Ma
     correct: dict[str, np.ndarray] = {}
     pairs: dict[str, PairTable] = {}
     if result["status"] == "ok":
-        scores_path = path.with_suffix(".npz")
-        scores = _arrays(scores_path)
-        for name, table_hash in result.get("pairs", {}).items():
-            key = (name, table_hash)
-            if key not in tables:
-                tables[key] = _load_table(path.parent / f"pairs-{table_hash}.npz", name, pools)
-            if f"{name}/correct" not in scores:
-                raise DamagedFileError(f"{scores_path} has no array '{name}/correct', which {path.name} promises")
-            pairs[name], correct[name] = tables[key], scores[f"{name}/correct"].astype(bool)
+        scores = files.arrays(f"{path.stem}.npz")
+        for pair_set, table_hash in result.get("pairs", {}).items():
+            key = (pair_set, table_hash)
+            if key not in files.tables:
+                files.tables[key] = _load_table(f"pairs-{table_hash}.npz", files, pair_set, pools)
+            if f"{pair_set}/correct" not in scores:
+                raise DamagedFileError(f"{path.stem}.npz has no array '{pair_set}/correct', which {path} promises")
+            pairs[pair_set], correct[pair_set] = files.tables[key], scores[f"{pair_set}/correct"].astype(bool)
     try:
         return RunRecord(
             arm=str(result["arm"]),
@@ -182,14 +225,15 @@ def _load_record(path: Path, tables: dict[tuple[str, str], PairTable], pools: Ma
             error=result.get("error"),
             digest=str(result.get("digest", path.stem)),
             provenance=result.get("provenance") or {},
+            stale=tuple(map(str, result.get("stale") or ())),
         )
     except (ValueError, TypeError) as error:
         raise DamagedFileError(f"{path} and its arrays do not fit together: {error}") from error
 
 
-def _load_table(path: Path, pair_set: str, pools: Mapping[str, str]) -> PairTable:
-    arrays = _arrays(path)
-    missing = [name for name in (*COLUMNS, "group_names") if name not in arrays]
+def _load_table(name: str, files: _Files, pair_set: str, pools: Mapping[str, str]) -> PairTable:
+    arrays, path = files.arrays(name), files.folder / name
+    missing = [column for column in (*COLUMNS, "group_names") if column not in arrays]
     if missing:
         raise DamagedFileError(f"{path} lacks {', '.join(missing)}: it is no pair table; restore it or run again")
     stored = str(arrays["pool"]) if "pool" in arrays else pair_set
@@ -200,13 +244,3 @@ def _load_table(path: Path, pair_set: str, pools: Mapping[str, str]) -> PairTabl
         )
     except ValueError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing, and a result beside it names it: restore it or run the arm again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}): restore it or run the arm again") from error
