@@ -1,12 +1,16 @@
 """Reading and writing a network's weights, without running code from the file and without loading half of it.
 
 Two kinds of files: safetensors (`.safetensors`), which we write, and the files of `torch.save`, which are read with
-`weights_only=True`. A file fits a network when names and shapes are equal; otherwise nothing is loaded.
+`weights_only=True`. A file fits a network when names and shapes are equal; otherwise nothing is loaded. What we write holds
+a SHA-256 of all names, types, shapes and values, which is compared; a stranger's file has none and is taken as it is.
 """
 
+import hashlib
 import io
+import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +24,8 @@ from common.files import DamagedFileError, write_atomically
 # Where public checkpoints keep the network, in the order in which they are tried.
 NESTED_KEYS = ("state_dict", "net_state_dict", "model_state_dict", "backbone_state_dict", "model", "net", "backbone")
 SHOWN = 3  # names shown of each kind of difference
+SEAL = "fairpress"  # our entry in the metadata of a safetensors file
+SEALED = re.compile(r'\{"network": "(\w+)", "sha256": ')  # how it begins
 COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 have no such entries, and eval mode does not use them
 
 
@@ -41,7 +47,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], key: str | Non
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: the file cannot be read as weights (damaged, cut off, or a pickle of other things).
+        DamagedFileError: the file cannot be read as weights (damaged, cut off, or a pickle of other things), or was
+            written by `save_weights` and has changed since.
         WeightsMismatchError: missing, unexpected or mis-shaped names, or values that are not finite.
     """
     path = Path(path)
@@ -63,6 +70,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], key: str | Non
 def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the module's parameters and buffers as safetensors, atomically; missing parent folders are created.
 
+    Equal networks give equal files.
+
     Raises:
         ValueError: the name does not end in `.safetensors`.
         StorageError: the file system refused; an existing file keeps its content.
@@ -75,21 +84,50 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    # One entry only: safetensors writes several in random order, and equal networks should be equal files.
-    write_atomically(path, save(tensors, metadata={"network": type(module).__name__}))
+    # One entry only: safetensors writes several in random order.
+    write_atomically(path, save(tensors, metadata=_metadata(tensors, type(module).__name__)))
+
+
+def _metadata(tensors: Mapping[str, torch.Tensor], network: str) -> dict[str, str]:
+    return {SEAL: json.dumps({"network": network, "sha256": _digest(tensors, network)}, ensure_ascii=False)}
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], network: str) -> str:
+    """SHA-256 over the class of a network and the name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(network.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors, and a remark on the network that was saved."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            network = (file.metadata() or {}).get("network")
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise DamagedFileError(
             f"{str(path)!r} is not a readable safetensors file ({error}); fetch or save it again."
         ) from error
+    network = _unsealed(metadata, tensors, path)
     return tensors, f" (saved from {network})" if network else ""
+
+
+def _unsealed(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], path: Path) -> str | None:
+    """The network that was saved, after comparing the SHA-256; a file that is not ours may say it or not."""
+    seals = [SEALED.match(entry) for entry in metadata.values()]
+    if SEAL not in metadata and not any(seals):
+        return metadata.get("network")
+    for seal in seals:
+        if seal and metadata == _metadata(tensors, seal[1]):
+            return seal[1]
+    raise DamagedFileError(
+        f"{str(path)!r} is not as it was written: its weights do not have the SHA-256 that they should have; "
+        "restore it or run again the command that made it."
+    )
 
 
 def _read_torch(path: Path) -> object:

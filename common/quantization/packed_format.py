@@ -1,16 +1,18 @@
 """The file format of packed networks: header, payload, and the checks that make a foreign file harmless.
 
-Layout, little-endian: 8 bytes magic, then four numbers (bytes of the compressed header, bytes of the header, bytes of
-the payload, CRC-32 of the payload), the zlib-compressed JSON header (name, shape, dtype, scheme and form of every
-entry, in the order of the state dict), the payload (for each entry: raw bytes, or low [C] float32, high [C] float32
-and the packed codes).
+Layout, little-endian: 8 bytes magic with the version, then three numbers (bytes of the compressed header, bytes of the
+header, bytes of the payload), the SHA-256 of everything else in the file, the zlib-compressed JSON header (name, shape,
+dtype, scheme and form of every entry, in the order of the state dict), the payload (for each entry: raw bytes, or low [C]
+float32, high [C] float32 and the packed codes).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -23,8 +25,9 @@ from common.quantization.packing import packed_size
 from common.quantization.running_range import RunningRangeWeightQuantizer
 from common.quantization.weight_quantizer import GRANULARITIES, UniformWeightQuantizer, WeightQuantizer
 
-MAGIC = b"FPQUANT\x01"
-NUMBERS = struct.Struct("<IIQI")
+MAGIC = b"FPQUANT\x02"
+NUMBERS = struct.Struct("<IIQ")
+CHECKSUM = 32  # bytes of a SHA-256
 LARGEST_HEADER = 1 << 24  # 16 MiB: a hundred times the header of the largest network here
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -111,24 +114,32 @@ def write_file(entries: list[Entry], payload: bytes) -> bytes:
     listed = [list(dataclasses.astuple(entry)) for entry in entries]
     header = json.dumps(listed, separators=(",", ":")).encode()
     compressed = zlib.compress(header, 9)
-    numbers = NUMBERS.pack(len(compressed), len(header), len(payload), zlib.crc32(payload))
-    return b"".join((MAGIC, numbers, compressed, payload))
+    start = MAGIC + NUMBERS.pack(len(compressed), len(header), len(payload))
+    return b"".join((start, checksum(start, compressed, payload), compressed, payload))
+
+
+def checksum(start: bytes, compressed: bytes, payload: bytes) -> bytes:
+    """SHA-256 of a file's magic and numbers, its compressed header and its payload."""
+    digest = hashlib.sha256(start)
+    digest.update(compressed)
+    digest.update(payload)
+    return digest.digest()
 
 
 def read_file(path: Path) -> tuple[list[Entry], memoryview]:
-    """Entries and payload of a file whose sizes agree with each other and whose payload has its checksum.
+    """Entries and payload of a file whose sizes agree with each other and which has its checksum.
 
     Raises FileNotFoundError, or DamagedFileError for anything that `write_file` would not have written.
     """
     with path.open("rb") as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         start = file.read(len(MAGIC) + NUMBERS.size)
         if len(start) < len(MAGIC) + NUMBERS.size or not start.startswith(MAGIC):
             raise DamagedFileError(
                 f"{path} is not a packed network (no {MAGIC[:7].decode()} header); save it with save_packed."
             )
-        compressed_size, header_size, payload_size, checksum = NUMBERS.unpack(start[len(MAGIC) :])
-        expected = len(start) + compressed_size + payload_size
+        compressed_size, header_size, payload_size = NUMBERS.unpack(start[len(MAGIC) :])
+        expected = len(start) + CHECKSUM + compressed_size + payload_size
         if size != expected:
             raise DamagedFileError(
                 f"{path} has {size} bytes, but its header says {expected}: it is cut off or altered. Save it again."
@@ -137,16 +148,14 @@ def read_file(path: Path) -> tuple[list[Entry], memoryview]:
             raise DamagedFileError(
                 f"{path} announces a header of {header_size} bytes, more than {LARGEST_HEADER}: not a network."
             )
-        entries = _parse_header(file.read(compressed_size), header_size, path)
-        announced = sum(entry.stored_bytes for entry in entries)
-        if announced != payload_size:
-            raise DamagedFileError(
-                f"{path} lists tensors of {announced} bytes, but its payload has {payload_size}: altered. Save again."
-            )
-        payload = file.read(payload_size)
-    if len(payload) != payload_size or zlib.crc32(payload) != checksum:
+        written, compressed, payload = file.read(CHECKSUM), file.read(compressed_size), file.read(payload_size)
+    if written != checksum(start, compressed, payload):
+        raise DamagedFileError(f"{path} has another checksum than when it was written: altered. Save it again.")
+    entries = _parse_header(compressed, header_size, path)
+    announced = sum(entry.stored_bytes for entry in entries)
+    if announced != payload_size:
         raise DamagedFileError(
-            f"{path} has a payload with another checksum than when it was written: altered. Save it again."
+            f"{path} lists tensors of {announced} bytes, but its payload has {payload_size}: altered. Save again."
         )
     return entries, memoryview(payload)
 

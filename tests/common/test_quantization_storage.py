@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from common.backbones import MobileFaceNet
 from common.files import DamagedFileError
 from common.quantization import calibrating, freeze_ranges, quantize_network, quantize_uniform, unfreeze_ranges
-from common.quantization.packed_format import MAGIC, NUMBERS
+from common.quantization.packed_format import CHECKSUM, MAGIC, NUMBERS, checksum
 from common.quantization.packing import CHUNK, pack_codes, packed_size, unpack_codes
 from common.quantization.running_range import RunningRangeWeightQuantizer
 from common.quantization.storage import (
@@ -233,7 +232,8 @@ def forged(header: object, payload: bytes = b"", announced: int | None = None) -
     raw = json.dumps(header).encode()
     small = zlib.compress(raw)
     size = len(raw) if announced is None else announced
-    return MAGIC + NUMBERS.pack(len(small), size, len(payload), zlib.crc32(payload)) + small + payload
+    start = MAGIC + NUMBERS.pack(len(small), size, len(payload))
+    return start + checksum(start, small, payload) + small + payload
 
 
 ODD_HEADERS = [
@@ -267,7 +267,8 @@ def test_forged_headers_are_refused(tmp_path, header):
 
 def test_a_header_that_inflates_beyond_its_announced_size_is_not_inflated(tmp_path):
     bomb = zlib.compress(bytes(3 * 10**7))
-    (tmp_path / "bomb.fpq").write_bytes(MAGIC + NUMBERS.pack(len(bomb), 10, 0, zlib.crc32(b"")) + bomb)
+    start = MAGIC + NUMBERS.pack(len(bomb), 10, 0)
+    (tmp_path / "bomb.fpq").write_bytes(start + checksum(start, bomb, b"") + bomb)
     target = nn.Sequential(nn.Linear(2, 2))
     tracemalloc.start()
     with pytest.raises(DamagedFileError, match="header"):
@@ -286,7 +287,7 @@ def test_damaged_files_are_refused(tmp_path):
     damaged += [sound + b"x", b"PK" + sound[2:], b"\x80\x04" + bytes(200)]
     for position in (9, 13, 17, 25, 30, 100, 2000, len(sound) - 3):
         damaged.append(sound[:position] + bytes([sound[position] ^ 0x41]) + sound[position + 1 :])
-    damaged.append(MAGIC + struct.pack("<IIQI", 10, 2**31, 0, 0) + bytes(10))  # announces a header of 2 GiB
+    damaged.append(MAGIC + NUMBERS.pack(10, 2**31, 0) + bytes(CHECKSUM + 10))  # announces a header of 2 GiB
     damaged.append(forged([], announced=10**6))
     for data in damaged:
         path.write_bytes(data)

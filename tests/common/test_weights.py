@@ -1,10 +1,13 @@
 """Weights: what is saved comes back, foreign checkpoints load by name, and whatever does not fit is refused whole."""
 
+import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -54,6 +57,76 @@ def test_tied_weights_and_foreign_memory_are_saved(tmp_path):
     load_weights(other, tmp_path / "w.safetensors")
     assert same(network, other)
     assert other.first.weight is other.second.weight
+
+
+def test_equal_networks_are_equal_files(trained, tmp_path):
+    save_weights(trained, tmp_path / "a.safetensors")
+    other = small()
+    load_weights(other, tmp_path / "a.safetensors")
+    save_weights(other, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_every_kind_of_tensor_is_sealed(tmp_path):
+    class Various(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("nothing", torch.empty(0, 3))
+            self.register_buffer("number", torch.tensor(3))
+            self.register_buffer("mask", torch.tensor([True, False]))
+            self.register_buffer("short", torch.ones(2, 2, dtype=torch.bfloat16))
+
+    network, other = Various(), Various()
+    network.mask[1] = True
+    network.short[0, 1] = -2
+    save_weights(network, tmp_path / "w.safetensors")
+    load_weights(other, tmp_path / "w.safetensors")
+    assert same(network, other)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {"format": "pt"}, {"network": "MobileFaceNet"}, {"hashes": '{"sha256": 1}'}]
+)
+def test_files_of_strangers_need_no_checksum(trained, tmp_path, metadata):
+    (tmp_path / "a.safetensors").write_bytes(safetensors.torch.save(dict(trained.state_dict()), metadata=metadata))
+    other = small()
+    load_weights(other, tmp_path / "a.safetensors")
+    assert same(trained, other)
+
+
+def rewritten(raw: bytes, change: Callable[[dict], None]) -> bytes:
+    """A safetensors file whose header is another one."""
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+
+
+def swap(header: dict) -> None:
+    """Gives two tensors of one shape each other's name."""
+    a, b = "conv_3.model.0.project.bn.weight", "conv_3.model.0.project.bn.bias"
+    header[a], header[b] = header[b], header[a]
+
+
+def drop_checksum(header: dict) -> None:
+    header["__metadata__"] = {"fairpress": '{"network": "MobileFaceNet"}'}
+
+
+def rename_entry(header: dict) -> None:
+    header["__metadata__"] = {"fairprest": header["__metadata__"]["fairpress"]}
+
+
+@pytest.mark.parametrize("change", [swap, drop_checksum, rename_entry])
+def test_what_we_wrote_is_recognised_when_it_was_changed(trained, tmp_path, change):
+    path = tmp_path / "a.safetensors"
+    save_weights(trained, path)
+    path.write_bytes(rewritten(path.read_bytes(), change))
+    network = small()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(DamagedFileError, match="not as it was written"):
+        load_weights(network, path)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("nested", [None, "state_dict", "net_state_dict"])
