@@ -26,7 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.experiment.arrays import Arrays, encode_arrays, same_arrays
+from common.experiment.arrays import Arrays, encode_arrays
+from common.experiment.pair_tables import PAIRS, add_tables, table_file
 from common.experiment.run_folder import LOCK, LOG, RESULT, SCORES, STATE, RunFolder
 from common.files import (
     DamagedFileError,
@@ -38,8 +39,6 @@ from common.files import (
 )
 from common.locks import is_held_here, is_locked, locked
 from common.manifest import MANIFEST, damage, damaged_files, read_manifest, read_verified, write_manifest
-
-PAIRS = "../../pairs/"  # as the folder of a run sees it
 
 
 class StoreError(RuntimeError):
@@ -149,8 +148,8 @@ class Store:
         held = is_held_here(self.folder(digest) / LOCK)
         with contextlib.nullcontext() if held else self.lock(digest, lambda: None):
             folder, status = self.folder(digest), self.status(digest)
-            (folder / STATE).unlink(missing_ok=True)  # first, so that what is half deleted does not count as finished
-            for path in folder.iterdir():
+            # The state first, so that what is half deleted does not count as finished.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name != STATE):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 elif path.name not in (LOCK, LOG):
@@ -224,23 +223,14 @@ class Store:
             StorageError: the store cannot be written; the run is not finished then.
         """
         folder = self.folder(digest)
-        self._add_tables(tables)
+        with self.exclusive("pairs"):
+            add_tables(self.root, tables)
         write_atomically(folder / SCORES, encode_arrays(scores))
         write_json_atomically(folder / RESULT, result)
         names = [RESULT, SCORES, *(path.name for path in folder.glob("*.safetensors"))]
-        names += [f"{PAIRS}{_table_file(name)}" for name in {*tables, *result.get("pairs", {}).values()}]
+        names += [f"{PAIRS}{table_file(name)}" for name in {*tables, *result.get("pairs", {}).values()}]
         sizes = {name: (folder / name).stat().st_size for name in write_manifest(folder, names)}
         self.set_state(digest, "ok", sizes=sizes)
-
-    def _add_tables(self, tables: Mapping[str, Arrays]) -> None:
-        folder = self.root / "pairs"
-        with self.exclusive("pairs"):
-            if folder.exists():
-                remove_temporary_files(folder)
-            for name, arrays in tables.items():
-                path = folder / _table_file(name)
-                if not path.exists() or not same_arrays(path.read_bytes(), arrays):
-                    write_atomically(path, encode_arrays(arrays))
 
     def publish(self, digest: str, folder: Path, arm: str, title: str, seed: int) -> str:
         """Copy what redraws a table into `folder`: `<digest>.json`, `<digest>.npz` and its pair tables, all verified.
@@ -280,10 +270,6 @@ class Store:
         if changed := RunFolder.changed(result):
             result["stale"] = changed
         files = {f"{digest}.npz": read_verified(own, SCORES, manifest)}
-        for table in {_table_file(name) for name in result.get("pairs", {}).values()}:
+        for table in {table_file(name) for name in result.get("pairs", {}).values()}:
             files[table] = read_verified(own, f"{PAIRS}{table}", manifest)
         return {**files, f"{digest}.json": encode_json(result, digest)}
-
-
-def _table_file(name: str) -> str:
-    return f"pairs-{name}.npz"
