@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from datasets.errors import DatasetNotFound
@@ -19,11 +20,11 @@ from datasets.errors import DatasetNotFound
 
 @dataclass(frozen=True)
 class Count:
-    """Expectation on the number of files that match a pattern, or of lines of one file."""
+    """Expectation on the number of files that match a pattern, or of lines or bytes of one file."""
 
     pattern: str
     expected: int
-    unit: str = "files"  # "files", or "lines" of the one file that `pattern` names
+    unit: str = "files"  # "files", or "lines" or "bytes" of the one file that `pattern` names
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Entry:
         checksums: md5 by path, of files that exist in one form only.
         reader: import path of the reader, "" where there is none yet.
         withdrawn: True where the maker no longer gives it out.
+        other_forms: paths under the data root, each of which holds the set as well (an archive, another version), and
+            their md5, "" where none was published.
+        bundled: the Python package that brings the set along; nothing has to be under the data root then.
     """
 
     key: str
@@ -59,6 +63,8 @@ class Entry:
     checksums: dict[str, str] = field(default_factory=dict)
     reader: str = ""
     withdrawn: bool = False
+    other_forms: dict[str, str] = field(default_factory=dict)
+    bundled: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,13 @@ def require(key: str, path: str | Path) -> Path:
 
 
 def inspect(entry: Entry, root: str | Path) -> Status:
-    """Look for a data set under the data root: required files, counts, checksums."""
+    """Look for a data set under the data root (or in a package): required files, counts, checksums."""
+    if entry.bundled:
+        there = find_spec(entry.bundled) is not None
+        return Status(entry.key, *(("whole", ()) if there else ("absent", (f"{entry.bundled} is not installed",))))
     base = Path(root).expanduser() / entry.folder
     if not base.is_dir():
-        return Status(entry.key, "absent", (f"no folder {base}",))
+        return _other_form(entry, Path(root).expanduser()) or Status(entry.key, "absent", (f"no folder {base}",))
     missing = [pattern for pattern in entry.required if next(base.glob(pattern), None) is None]
     if missing:
         return Status(entry.key, "incomplete", tuple(f"missing: {base / pattern}" for pattern in missing))
@@ -133,12 +142,26 @@ def inspect(entry: Entry, root: str | Path) -> Status:
     return Status(entry.key, "differs" if notes else "whole", tuple(notes))
 
 
+def _other_form(entry: Entry, root: Path) -> Status | None:
+    for name, expected in entry.other_forms.items():
+        path = root / name
+        if path.is_dir():
+            return Status(entry.key, "whole", (f"in {path}",))
+        if path.is_file():
+            if expected and md5(path) != expected:
+                return Status(entry.key, "differs", (f"{path}: md5 differs from the published {expected}",))
+            return Status(entry.key, "whole", (f"in {path}",))
+    return None
+
+
 def _count(base: Path, count: Count) -> int | None:
     if count.unit == "files":
         return sum(1 for _ in base.glob(count.pattern))
     path = base / count.pattern
     if not path.is_file():
         return None
+    if count.unit == "bytes":
+        return path.stat().st_size
     data = path.read_bytes()
     return data.count(b"\n") + (1 if data and not data.endswith(b"\n") else 0)
 

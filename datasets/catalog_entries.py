@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datasets.catalog import Count, Entry
+from datasets.catalog_classification import CLASSIFICATION
 
 REC_TREE = ("train.rec", "train.idx", "property", "lfw.bin", "cfp_fp.bin", "agedb_30.bin", "calfw.bin", "cplfw.bin")
 REC_FILES = ("train.rec", "train.idx", "property")
@@ -216,28 +217,6 @@ OTHERS = (
         ("images.csv",),
         reader="datasets.image_folder.ImageFolder",
     ),
-    Entry(
-        "mnist",
-        "MNIST",
-        "60,000 + 10,000 handwritten digits, 28x28, ten classes.",
-        "Y. LeCun, C. Cortes, C. Burges",
-        "freely redistributed, no licence stated",
-        "any mirror; the four uncompressed IDX files",
-        "MNIST/raw",
-        tuple(f"{s}-{kind}-ubyte" for s in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
-        tuple(f"{s}-{kind}-ubyte" for s in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
-    ),
-    Entry(
-        "cifar10",
-        "CIFAR-10",
-        "50,000 + 10,000 colour images, 32x32, ten classes.",
-        "University of Toronto (A. Krizhevsky)",
-        "none stated; cite Krizhevsky 2009",
-        "cs.toronto.edu/~kriz/cifar.html, python version",
-        "cifar-10-batches-py",
-        ("data_batch_{1..5}", "test_batch", "batches.meta"),
-        (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
-    ),
 )
 
-ENTRIES = TRAINING + VERIFICATION + OTHERS
+ENTRIES = TRAINING + VERIFICATION + OTHERS + CLASSIFICATION

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_full_text_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["--json", "--root", str(tmp_path)]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == len(catalog.entries())
-    assert all(entry["found"]["state"] == "absent" for entry in listed)
+    there = {entry["key"]: entry["found"]["state"] for entry in listed if entry["found"]["state"] != "absent"}
+    assert there == {"digits": "whole"}  # scikit-learn brings it along
     assert main([]) == 0
     assert "[absent]" not in capsys.readouterr().out
 
@@ -75,6 +77,27 @@ def test_states(tmp_path: Path) -> None:
     assert catalog.inspect(entry, tmp_path).notes == (
         "list.txt: md5 differs from the published d41d8cd98f00b204e9800998ecf8427e",
     )
+
+
+def test_other_forms_packages_and_sizes(tmp_path: Path) -> None:
+    entry = Entry(
+        "toy", "Toy", "what", "who", "terms", "how", "toy", ("a",), ("a",), (Count("a", 3, "bytes"),),
+        other_forms={"toy-binary": "", "toy.tar.gz": "d41d8cd98f00b204e9800998ecf8427e"},
+    )  # fmt: skip
+    assert catalog.inspect(entry, tmp_path).state == "absent"
+    (tmp_path / "toy.tar.gz").write_bytes(b"")
+    assert catalog.inspect(entry, tmp_path).state == "whole"
+    (tmp_path / "toy.tar.gz").write_bytes(b"x")
+    assert catalog.inspect(entry, tmp_path).state == "differs"
+    (tmp_path / "toy-binary").mkdir()
+    status = catalog.inspect(entry, tmp_path)
+    assert (status.state, status.notes) == ("whole", (f"in {tmp_path / 'toy-binary'}",))
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "a").write_bytes(b"1234")
+    assert catalog.inspect(entry, tmp_path).notes == ("a: 4 bytes, published are 3",)
+    assert catalog.inspect(replace(entry, bundled="json"), tmp_path).state == "whole"
+    missing = catalog.inspect(replace(entry, bundled="no_such_package"), tmp_path)
+    assert (missing.state, missing.notes) == ("absent", ("no_such_package is not installed",))
 
 
 def test_not_found_says_who_and_where(tmp_path: Path) -> None:
