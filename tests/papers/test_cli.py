@@ -45,6 +45,10 @@ def test_listing_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
         (["quantface", "--scale", "dmo"], "did you mean 'demo'"),
         (["quantface", "--data", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["lst"], "did you mean 'list'"),
+        (["docter"], "did you mean 'doctor'"),
+        (["quantface", "--stale", "kep"], "STALE cannot be 'kep'; did you mean 'keep'"),
+        (["quantface", "--launch", "locl"], "LAUNCH cannot be 'locl'; did you mean 'local'"),
+        (["quantface", "--launch", "moon"], "LAUNCH cannot be 'moon'; known are local"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest(
@@ -59,6 +63,23 @@ def test_impossible_seeds_are_refused(seeds: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["quantface", f"--seeds={seeds}"])
     assert "seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "all"),
+        ("--threads", "0"),
+        ("--checkpoint-every", "-1"),
+        ("--checkpoint-every", "nan"),
+        ("--jobs", "x"),
+    ],
+)
+def test_impossible_amounts_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["quantface", option, value])
+    assert stop.value.code == 2
+    assert f"'{value}' is not" in capsys.readouterr().err
 
 
 def test_make_passes_a_typo_on() -> None:

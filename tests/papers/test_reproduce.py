@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from common.experiment.arm import plan_runs
+from common.experiment.store import Store
 from papers.quantface.table import plan
+from papers.drawing import redraw
 from papers.registry import get_paper
-from papers.reproduce import redraw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ def test_tables_are_redrawn_from_the_results_alone(smoke: Any, tmp_path: Path) -
     drawn = {ending: (copy / "quantface" / f"smoke.{ending}").read_bytes() for ending in ("json", "md", "csv", "svg")}
     for ending in ("md", "csv", "svg"):
         (copy / "quantface" / f"smoke.{ending}").unlink()
-    redraw(get_paper("quantface"), copy)
+    redraw(get_paper("quantface"), copy, Store(tmp_path / "store"))
     for ending, content in drawn.items():
         assert (copy / "quantface" / f"smoke.{ending}").read_bytes() == content, ending
 
