@@ -8,20 +8,28 @@ PAPERS := $(patsubst papers/%/paper.toml,%,$(wildcard papers/*/paper.toml))
 SCALE ?= demo
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $(DATA)) $(if $(JOBS),--jobs $(JOBS)) \
           $(if $(THREADS),--threads $(THREADS)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
-          $(if $(WANDB),--wandb $(WANDB)) $(if $(STORE),--store $(STORE))
+          $(if $(WANDB),--wandb $(WANDB)) $(if $(STORE),--store $(STORE)) $(if $(LAUNCH),--launch $(LAUNCH)) \
+          $(if $(STALE),--stale $(STALE)) $(if $(CHECKPOINT),--checkpoint-every $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
-.PHONY: help list setup test lint types redraw data clean $(PAPERS)
+.PHONY: help list doctor setup test lint types redraw data clean $(PAPERS)
 
 help: ## this text
 	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
-	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path]"
+	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path] [LAUNCH=local]"
+	@echo "             [STALE=renew|keep] [CHECKPOINT=30]"
+	@echo "  JOBS runs at a time with THREADS threads each; THREADS=auto shares the cores out, but the last bits of a number"
+	@echo "  depend on it. STALE=keep shows results of code that has changed since, marked, instead of computing them again."
+	@echo "  CHECKPOINT: seconds between checkpoints, the most that a kill costs."
 	@echo
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  papers:         $(PAPERS)"
 
 list: ## papers: family, basis, scales run, verdicts
 	@$(PYTHON) -m papers list
+
+doctor: ## what is wrong here and what to do: versions, devices, disk, data (DATA=/path), wandb, SLURM, stale and damaged results
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m papers doctor $(if $(DATA),--data $(DATA)) $(if $(STORE),--store $(STORE))
 
 setup: $(VENV)/.ready ## make .venv and install the pinned dependencies (done by itself when needed)
 

@@ -16,8 +16,8 @@ import pytest
 
 from common.experiment.arm import plan_runs
 from common.experiment.store import Store
-from papers.quantface.table import plan
 from papers.drawing import redraw
+from papers.quantface.table import plan
 from papers.registry import get_paper
 
 ROOT = Path(__file__).resolve().parents[2]
