@@ -101,7 +101,7 @@ class FaceRecognizer(L.LightningModule):
             progress = self.global_step / self.trainer.estimated_stepping_batches
             self.head.margin = self.margin * min(1.0, progress / self.margin_warm_up)
         loss = F.cross_entropy(self.head(self.network(x), labels), labels)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from common.distributed import gather_rows, total
 from common.heads.cosine import CosineHead, target_cosine, with_target
 from common.heads.margins import checked_margin, cosine_of_angle_plus, cosine_of_angle_plus_monotone
 
@@ -47,15 +48,15 @@ class AdaCos(CosineHead):
 
     @torch.no_grad()
     def _adapt(self, cosine: torch.Tensor, labels: torch.Tensor) -> None:
-        present = labels >= 0
+        # ln B without overflow, row by row
+        wrong = (self.scale * cosine).scatter(1, labels.clamp(min=0)[:, None], -math.inf).logsumexp(1)
+        rows = gather_rows(torch.stack([wrong, target_cosine(cosine, labels).acos()], 1))
+        present = gather_rows(labels) >= 0
         if not bool(present.any()):
             return
-        cosine, labels = cosine[present], labels[present]
-        # ln B without overflow
-        wrong = (self.scale * cosine).scatter(1, labels[:, None], -math.inf)
-        log_average = wrong.flatten().logsumexp(0) - math.log(len(labels))
-        median_angle = target_cosine(cosine, labels).acos().median()
-        self.scale.copy_(log_average / median_angle.clamp(max=math.pi / 4).cos())
+        wrong, angles = rows[present].unbind(1)
+        log_average = wrong.logsumexp(0) - math.log(len(wrong))
+        self.scale.copy_(log_average / angles.median().clamp(max=math.pi / 4).cos())
 
 
 class CurricularFace(CosineHead):
@@ -105,6 +106,6 @@ class CurricularFace(CosineHead):
     @torch.no_grad()
     def _follow(self, target: torch.Tensor, present: torch.Tensor) -> None:
         """Move t towards the mean target cosine of the rows that have a target; without any, t stays."""
-        mean = (target * present).sum() / present.sum().clamp(min=1)
-        moved = (1.0 - self.momentum) * mean + self.momentum * self.t
-        self.t.copy_(torch.where(present.any(), moved, self.t))
+        summed, count = total(torch.stack([(target * present).sum(), present.sum().to(target)]))
+        moved = (1.0 - self.momentum) * summed / count.clamp(min=1) + self.momentum * self.t
+        self.t.copy_(torch.where(count > 0, moved, self.t))

@@ -2,6 +2,7 @@
 
 import torch
 
+from common.distributed import gather_rows, own_rows
 from common.heads.cosine import CosineHead, target_cosine, with_target
 from common.heads.margins import checked_margin, cosine_of_angle_plus
 
@@ -10,6 +11,8 @@ PLUS_MODES = ("code", "rank")
 
 class ElasticHead(CosineHead):
     """Draws margins m_i ~ N(margin, sigma) from PyTorch's global random numbers; shared by the two heads below.
+
+    Of several processes each draws the margins of the whole batch and takes its own.
 
     Args:
         embedding_size: D. num_classes: C. scale: s.
@@ -49,10 +52,10 @@ class ElasticHead(CosineHead):
         if not self.training:
             return cosine
         target = target_cosine(cosine, labels)
-        present = torch.where(labels >= 0)[0]
-        margins = torch.zeros_like(target)
-        margins[present] = self.margins_of(target[present].detach())
-        return with_target(cosine, labels, self.moved(target, margins))
+        all_targets, present = gather_rows(target.detach()), gather_rows(labels) >= 0
+        margins = torch.zeros_like(all_targets)
+        margins[present] = self.margins_of(all_targets[present])
+        return with_target(cosine, labels, self.moved(target, own_rows(margins)))
 
     def margins_of(self, target: torch.Tensor) -> torch.Tensor:
         """One margin for each target cosine [B]."""

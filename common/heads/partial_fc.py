@@ -1,9 +1,10 @@
-"""Partial FC (An et al., arXiv 2203.15565) in one process: a step sees the batch's classes and some random others."""
+"""Partial FC (An et al., arXiv 2203.15565): a step sees the batch's classes and some random others."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.distributed import average, gather_rows
 from common.heads.cosine import CosineHead, checked_labels
 
 LARGEST_LOSS = 69.07755278982137  # -ln(1e-30), where the official code stops the probability
@@ -28,6 +29,9 @@ class PartialFC(nn.Module):
 
     The rows of classes that were not drawn get a zero gradient (weight decay and momentum still move them).
 
+    Of several processes each holds the whole matrix and all draw the same classes, so that they compute what one does.
+    The paper's form with the matrix spread over the devices, which saves memory beyond millions of classes, is not built.
+
     Args:
         head: any head of this package that is a `CosineHead`; its weight [C, D] stays whole.
         sample_rate: share of the classes in each step, in (0, 1]; 1 is the head's plain cross-entropy.
@@ -48,12 +52,18 @@ class PartialFC(nn.Module):
         labels = checked_labels(labels, len(embedding))
         if not self.training or self.sample_rate == 1.0:
             return capped_cross_entropy(self.head(embedding, labels), labels)
-        classes = sample_classes(labels, self.head.num_classes, self.sample_rate)
+        classes = sample_classes(gather_rows(labels), self.head.num_classes, self.sample_rate)
         places = torch.where(labels >= 0, torch.searchsorted(classes, labels), labels)
         return capped_cross_entropy(self.head(embedding, places, classes), places)
 
 
 def capped_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the rows with a target of -ln max(p, 1e-30), with the gradient of the plain cross-entropy."""
-    losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")[labels >= 0]
-    return (losses + (losses.clamp(max=LARGEST_LOSS) - losses).detach()).mean()
+    """Mean over the rows with a target of -ln max(p, 1e-30), with the gradient of the plain cross-entropy.
+
+    Of several processes each returns the share of its rows, times the number of processes: their mean is the mean over all
+    rows, also where some have more rows with a target than others.
+    """
+    present = labels >= 0
+    losses = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")[present]
+    losses = losses + (losses.clamp(max=LARGEST_LOSS) - losses).detach()
+    return losses.sum() / average(present.sum().to(losses))

@@ -1,8 +1,8 @@
 """Observers: modules that watch activations and keep the range to quantize them with.
 
-An observer changes its range only while `tracking` is on. Ranges are buffers: they travel with the state dict, and
-under DDP they are broadcast from rank 0 with the other buffers (`broadcast_buffers=True`), so that rank 0's ranges
-win. Nothing here looks at `training`: whether a batch may move the ranges is decided by the training schedule alone,
+An observer changes its range only while `tracking` is on. Ranges are buffers: they travel with the state dict. When
+several processes train together, a batch is that of all of them: every process ends up with the same range, the one
+that a single process would have observed. Nothing here looks at `training`: whether a batch may move the ranges is decided by the training schedule alone,
 so that evaluation cannot widen them by accident.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.distributed import extremes, gather_rows
 from common.quantization.affine import in_full_precision
 
 
@@ -81,7 +82,7 @@ class MinMaxObserver(RangeObserver):
     """Smallest and largest value seen so far; the first batch sets both (exact, sensitive to outliers)."""
 
     def _update(self, x: torch.Tensor) -> None:
-        low, high = torch.aminmax(x)
+        low, high = extremes(*torch.aminmax(x))
         first = self.batches_observed == 0
         self.low.copy_(torch.where(first, low, torch.minimum(self.low, low)))
         self.high.copy_(torch.where(first, high, torch.maximum(self.high, high)))
@@ -95,7 +96,7 @@ class RunningExtremeObserver(RangeObserver):
     """
 
     def _update(self, x: torch.Tensor) -> None:
-        low, high = torch.aminmax(x)
+        low, high = extremes(*torch.aminmax(x))
         torch.minimum(self.low, low, out=self.low)
         torch.maximum(self.high, high, out=self.high)
 
@@ -113,7 +114,7 @@ class MovingAverageObserver(RangeObserver):
         self.constant = constant
 
     def _update(self, x: torch.Tensor) -> None:
-        low, high = torch.aminmax(x)
+        low, high = extremes(*torch.aminmax(x))
         weight = torch.where(self.batches_observed == 0, 1.0, self.constant).to(low.dtype)
         self.low.lerp_(low, weight)
         self.high.lerp_(high, weight)
@@ -133,7 +134,7 @@ class PercentileObserver(RangeObserver):
         self.percentile = percentile
 
     def _update(self, x: torch.Tensor) -> None:
-        values = x.flatten()
+        values = gather_rows(x.flatten())
         rank_high = max(1, min(values.numel(), round(self.percentile * values.numel())))
         high = values.kthvalue(rank_high).values
         low = values.kthvalue(values.numel() + 1 - rank_high).values
