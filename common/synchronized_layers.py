@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.distributed import draw_rows, gather_rows, processes, total
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+DROPOUTS: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+LAYERS: tuple[type[nn.Module], ...] = (_BatchNorm, *DROPOUTS)
 
 
 class SynchronizedLayers(LayerSync):
@@ -37,8 +38,8 @@ class SynchronizedLayers(LayerSync):
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise the layers of the model, in place."""
         for name, module in model.named_modules():
-            kind: type[nn.Module] = type(module)
-            if issubclass(kind, (_BatchNorm, *DROPOUTS)) and not issubclass(kind, nn.SyncBatchNorm):
+            kind: Any = type(module)
+            if issubclass(kind, LAYERS) and not issubclass(kind, nn.SyncBatchNorm):
                 synchronized = _synchronized(kind)
                 if synchronized is None:
                     raise TypeError(
@@ -59,7 +60,7 @@ class SynchronizedLayers(LayerSync):
 
 
 @functools.cache
-def _synchronized(kind: type[nn.Module]) -> type[nn.Module] | None:
+def _synchronized(kind: Any) -> type[nn.Module] | None:
     """The subclass of a layer's class that looks at the rows of all processes; None if there is none."""
     if kind in DROPOUTS:
         return type(f"Synchronized{kind.__name__}", (_SynchronizedDropout, kind), {})
