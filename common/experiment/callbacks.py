@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as L
 import torch
 
+from common.experiment.checkpoint import generator_states, set_generator_states
 from common.weights import save_weights
 
 Report = Callable[[dict[str, Any]], None]
@@ -26,17 +27,33 @@ def derived_seed(*parts: object) -> int:
 
 
 class SeededEpochs(L.Callback):
-    """Seed all generators at the start of every epoch from (run seed, phase, epoch).
+    """Seed all generators at the start of every epoch from (run seed, phase, epoch), and keep their states in checkpoints.
 
-    Lightning's checkpoints hold no generator state. With this, an epoch draws the same dropout masks and margins whether it
-    follows the epoch before it or a restart.
+    Lightning's checkpoints hold no generator state. With this, an epoch draws the same dropout masks and margins whether
+    it runs through, is continued in its middle, or is repeated alone.
     """
 
     def __init__(self, seed: int, phase: str) -> None:
         self.seed, self.phase = seed, phase
+        self.states: dict[str, Any] | None = None  # of the checkpoint, until the first step after it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.states = None
         L.seed_everything(derived_seed(self.seed, self.phase, trainer.current_epoch), verbose=False)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Nothing is drawn between the checkpoint's moment and this one, except by Lightning's own set-up."""
+        if self.states is not None:
+            set_generator_states(self.states)
+            self.states = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return generator_states()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.states = state_dict
 
 
 class StopAtNonFiniteLoss(L.Callback):

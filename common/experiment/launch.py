@@ -12,13 +12,13 @@ import io
 import multiprocessing
 import multiprocessing.connection
 import os
-import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ import torch
 from common.experiment.arm import Run
 from common.experiment.phases import Machine
 from common.experiment.run import execute
-from common.experiment.store import Store
+from common.experiment.store import PAIRS, Store
 from common.provenance import usable_cores
 
 POLL_SECONDS = 0.2
@@ -51,6 +51,7 @@ class Watcher(Protocol):
 class _Active:
     run: Run
     process: BaseProcess
+    events: Connection | None  # what it reports; None after its end
     since: float
 
 
@@ -65,20 +66,41 @@ def launch(runs: Sequence[Run], store: Store, machine: Machine, jobs: int, watch
         watcher: told of progress.
 
     Returns:
-        digest -> `ok`, `failed`, `interrupted` or `not run` (a parent failed).
+        digest -> `ok`, `failed`, `interrupted`, `stale` (the code was edited while it ran) or `not run` (a parent failed).
 
     Raises:
         KeyboardInterrupt: after the active runs were stopped; finished ones are kept and the next call resumes.
     """
-    statuses = {run.digest: store.status(run.digest) for run in runs}
-    statuses = {digest: status if status == "ok" else "not run" for digest, status in statuses.items()}
+    damaged = discard_damaged(runs, store)
+    statuses = {run.digest: "ok" if store.status(run.digest) == "ok" else "not run" for run in runs}
+    statuses |= dict.fromkeys(damaged, "not run")
     watcher.begin(len(runs), sum(status == "ok" for status in statuses.values()))
+    for run in runs:
+        if run.digest in damaged:
+            watcher.event(run, {"phase": f"computed again, because {damaged[run.digest]}"})
     waiting = [run for run in runs if statuses[run.digest] != "ok"]
     if machine.world > 1:
         _one_by_one(waiting, statuses, store, machine, watcher)
     elif waiting:
         _side_by_side(waiting, statuses, store, machine, jobs, watcher)
     return statuses
+
+
+def discard_damaged(runs: Sequence[Run], store: Store) -> dict[str, str]:
+    """Read every byte of the finished runs and give up those that are not as they were written: digest -> what is wrong.
+
+    Of the runs that share a damaged pair table only the first is given up; it will write the table again for all.
+    """
+    given_up: dict[str, str] = {}
+    restored: set[str] = set()
+    for run in runs:
+        if store.status(run.digest) in ("ok", "damaged"):
+            wrong = store.verify(run.digest)
+            if wrong.keys() - restored:
+                restored |= {name for name in wrong if name.startswith(PAIRS)}
+                given_up[run.digest] = "; ".join(f"{name} {what}" for name, what in wrong.items())
+                store.discard(run.digest, given_up[run.digest])
+    return given_up
 
 
 def _one_by_one(
@@ -98,25 +120,21 @@ def _side_by_side(
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["common.experiment.run"])
-    events: Any = context.Queue()
-    by_digest = {run.digest: run for run in waiting}
     active: dict[str, _Active] = {}
     try:
         while waiting or active:
             for run in [r for r in waiting if _ready(r, statuses)][: jobs - len(active)]:
                 waiting.remove(run)
-                process = context.Process(target=_child, args=(run, store, machine, events), name=run.label)
-                process.start()
-                active[run.digest] = _Active(run, process, time.monotonic())
+                active[run.digest] = _start(context, run, store, machine)
             if not active:
                 break  # what still waits has a parent that failed
-            _drain(events, by_digest, watcher)
+            _pass_on(active.values(), watcher)
             for digest in [d for d, a in active.items() if not a.process.is_alive()]:
                 done = active.pop(digest)
                 done.process.join()
+                _pass_on([done], watcher)
                 statuses[digest] = _outcome(done, store)
                 watcher.end(done.run, statuses[digest], time.monotonic() - done.since)
-        _drain(events, by_digest, watcher)
     finally:
         _stop(active)
 
@@ -128,7 +146,7 @@ def _ready(run: Run, statuses: dict[str, str]) -> bool:
 def _outcome(done: _Active, store: Store) -> str:
     """What became of a run whose process has ended, also when it was killed before it could say so."""
     status = store.status(done.run.digest)
-    if status in ("ok", "failed"):
+    if status in ("ok", "failed", "stale", "damaged"):
         return status
     code = done.process.exitcode
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
@@ -141,14 +159,28 @@ def _outcome(done: _Active, store: Store) -> str:
     return "interrupted"
 
 
-def _drain(events: Any, by_digest: dict[str, Run], watcher: Watcher) -> None:
-    deadline = time.monotonic() + POLL_SECONDS
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            digest, event = events.get(timeout=left)
-        except queue.Empty:
-            return
-        watcher.event(by_digest[digest], event)
+def _start(context: Any, run: Run, store: Store, machine: Machine) -> _Active:
+    """Start the process of a run. It has a pipe of its own: a shared queue stays locked when one that writes to it is killed."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(run, store, machine, sender), name=run.label)
+    process.start()
+    sender.close()  # so that the end of the process ends the pipe
+    return _Active(run, process, receiver, time.monotonic())
+
+
+def _pass_on(active: Iterable[_Active], watcher: Watcher) -> None:
+    """Tell the watcher what the runs report, for a moment or until one of them ends."""
+    by_pipe = {one.events: one for one in active if one.events is not None}
+    sentinels = [one.process.sentinel for one in active]
+    for pipe in multiprocessing.connection.wait([*by_pipe, *sentinels], timeout=POLL_SECONDS):
+        if isinstance(pipe, Connection):
+            one = by_pipe[pipe]
+            try:
+                while pipe.poll():
+                    watcher.event(one.run, pipe.recv())
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of an event
+                pipe.close()
+                one.events = None
 
 
 def _stop(active: dict[str, _Active]) -> None:
@@ -161,7 +193,7 @@ def _stop(active: dict[str, _Active]) -> None:
             one.process.join()
 
 
-def _child(run: Run, store: Store, machine: Machine, events: Any) -> None:
+def _child(run: Run, store: Store, machine: Machine, events: Connection) -> None:
     """Body of a run's process: its own log file, no reaction to Ctrl-C (the parent stops it), its status in the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -169,9 +201,7 @@ def _child(run: Run, store: Store, machine: Machine, events: Any) -> None:
     folder = store.folder(run.digest)
     folder.mkdir(parents=True, exist_ok=True)
     with _output_to(folder / "log.txt"):
-        execute(run, store, machine, lambda event: events.put((run.digest, event)))
-    events.close()
-    events.join_thread()
+        execute(run, store, machine, events.send)
 
 
 def _end_with_parent() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from common.distributed import process_group_ends
 from common.experiment.arm import Phase, Run
 from common.experiment.callbacks import (
     KeepEpochs,
@@ -20,7 +21,9 @@ from common.experiment.callbacks import (
     StopAtNonFiniteLoss,
     derived_seed,
 )
-from common.files import write_atomically
+from common.experiment.checkpoint import Checkpoints, SealedCheckpoints, load_sealed, save_sealed
+from common.files import DamagedFileError, read_sealed
+from common.synchronized_layers import SynchronizedLayers
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Machine:
         threads: CPU threads of one run (the last bits of a result depend on it; provenance records it).
         devices, nodes: passed to Lightning's Trainer.
         tracking: `disabled`, `offline` or `online`; paper, scale: group and tag of what is tracked.
+        checkpoint_every: seconds between two checkpoints of a run, and so the most that a kill costs; 0 = every step.
     """
 
     data: Path | None = None
@@ -41,6 +45,7 @@ class Machine:
     tracking: str = "disabled"
     paper: str = ""
     scale: str = ""
+    checkpoint_every: float = 30.0
 
     @property
     def world(self) -> int:
@@ -65,12 +70,22 @@ class Work:
     report: Report
     logger: Any = False
 
+    def resume(self) -> int:
+        """Take the newest end state of a phase that is on disk and whole.
+
+        Returns:
+            How many phases need not be done again.
+        """
+        for index in reversed(range(len(self.run.arm.phases))):
+            path = self._end_of(index)
+            if self._is_whole(path):
+                self.method.load_state_dict(load_sealed(path))
+                return index + 1
+        return 0
+
     def do(self, index: int) -> None:
-        """Run one phase, or take its end state from disk when it was finished before an interruption."""
-        phase, finished = self.run.arm.phases[index], self.folder / f"phase-{index}.ckpt"
-        if finished.exists():
-            self.method.load_state_dict(torch.load(finished, weights_only=True))
-            return
+        """Run one phase, from its checkpoint if it was interrupted."""
+        phase = self.run.arm.phases[index]
         self.report({"phase": phase.name})
         L.seed_everything(derived_seed(self.run.seed, index, phase.name), verbose=False)
         if hasattr(self.method, "start_phase"):
@@ -81,15 +96,34 @@ class Work:
         else:
             self._fit(phase, self.folder / f"last-{index}.ckpt", f"{index}:{phase.name}")
         if not further_process():
-            write_atomically(finished, lambda file: torch.save(self.method.state_dict(), file))
+            save_sealed(self._end_of(index), self.method.state_dict())
+            for done in (self.folder / f"last-{index}.ckpt", self._end_of(index - 1)):
+                done.unlink(missing_ok=True)
+
+    def _end_of(self, index: int) -> Path:
+        return self.folder / f"phase-{index}.ckpt"
+
+    def _is_whole(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is there and undamaged; a damaged one is deleted, and what it held is computed again."""
+        try:
+            read_sealed(checkpoint)
+        except FileNotFoundError:
+            return False
+        except DamagedFileError as error:
+            self.report({"phase": f"damaged checkpoint not used: {error}"})
+            if not further_process():
+                checkpoint.unlink(missing_ok=True)
+            return False
+        return True
 
     def _fit(self, phase: Phase, last: Path, stream: str) -> None:
-        """`Trainer.fit`, continued after the last finished epoch if there is a checkpoint of it."""
+        """`Trainer.fit`, continued where its last checkpoint was taken if there is one."""
+        resume_from = last if self._is_whole(last) else None
         callbacks: list[Callback] = [
             SeededEpochs(self.run.seed, stream),
             StopAtNonFiniteLoss(every=20 if torch.cuda.is_available() else 1),
             Progress(self.report, phase.name),
-            ModelCheckpoint(self.folder, last.stem, enable_version_counter=False, save_on_train_epoch_end=True),
+            Checkpoints(last, self.machine.checkpoint_every),
         ]
         if self.run.arm.keep:
             callbacks.append(KeepEpochs(self.run.arm.keep, self.folder))
@@ -110,10 +144,13 @@ class Work:
             limit_val_batches=0,
             use_distributed_sampler=False,  # our loaders shard by themselves, with the order fixed by (seed, epoch)
             default_root_dir=self.folder,
+            enable_checkpointing=False,  # of Lightning's own; `Checkpoints` saves more, and safely
+            plugins=[SealedCheckpoints(), SynchronizedLayers()],
         )
-        trainer.fit(self.method, datamodule=self.data, ckpt_path=last if last.exists() else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with process_group_ends():
+            trainer.fit(self.method, datamodule=self.data, ckpt_path=resume_from, weights_only=True)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
 
 
 def further_process() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 import traceback
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from common.experiment.arm import Arm, Run, canonical_run
 from common.experiment.callbacks import Report, derived_seed
 from common.experiment.phases import Machine, Work, further_process
+from common.experiment.sources import sources_of_run
 from common.experiment.spec import Place, Spec, build, resolve_target
 from common.experiment.store import Store
 from common.provenance import provenance
@@ -40,10 +42,12 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
     with store.lock(run.digest, on_wait=lambda: report({"phase": "waiting for another process that computes it"})):
         if store.status(run.digest) == "ok":
             return "ok"
-        store.set_state(run.digest, "running", label=run.label)
-        torch.set_num_threads(machine.threads)
+        sources = sources_of_run(run)
+        _discard_what_cannot_be_used(run, store, sources, report)
+        store.begin(run.digest, run.label, sources)
+        _make_deterministic(machine)
         try:
-            _compute(run, store, machine, report)
+            _compute(run, store, machine, report, sources)
         except Exception as error:  # recorded, shown in the table, and in the exit status of the command
             store.set_state(
                 run.digest,
@@ -56,16 +60,39 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         return "ok"
 
 
+def _discard_what_cannot_be_used(run: Run, store: Store, sources: dict[str, str], report: Report) -> None:
+    """Delete what other code, or a damaged file, left of a run, and say so; unfinished work of this very code stays."""
+    status, state = store.status(run.digest), store.state(run.digest)
+    if status in ("stale", "damaged"):
+        reason = status
+    elif state is not None and state.get("sources") not in (None, sources):
+        reason = "begun by other code"
+    else:
+        return
+    store.discard(run.digest, reason)
+    report({"phase": f"{reason}: computed again from the start"})
+
+
+def _make_deterministic(machine: Machine) -> None:
+    """Same digest, same numbers: fixed threads; on an accelerator deterministic kernels, with a warning where none exists."""
+    torch.set_num_threads(machine.threads)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def _follow(run: Run, store: Store, machine: Machine) -> str:
     """What the further processes of a run on several devices do: take part in the fits, then wait for the first one's result."""
-    torch.set_num_threads(machine.threads)
+    _make_deterministic(machine)
     if any(phase.compute is None for phase in run.arm.phases) and store.status(run.digest) == "running":
         data, method = _build(run, _place_of(run, store, machine))
         work = Work(run, method, data, store.folder(run.digest), machine, lambda event: None)
-        for index, phase in enumerate(run.arm.phases):
-            if phase.compute is None:
+        for index in range(work.resume(), len(run.arm.phases)):
+            if run.arm.phases[index].compute is None:
                 work.do(index)
-    while store.status(run.digest) in ("running", "not run", "interrupted"):
+    while store.status(run.digest) not in ("ok", "failed"):
         time.sleep(1)
     return store.status(run.digest)
 
@@ -82,30 +109,30 @@ def _build(run: Run, place: Place) -> tuple[Any, Any]:
     return data, method
 
 
-def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
+def _compute(run: Run, store: Store, machine: Machine, report: Report, sources: dict[str, str]) -> None:
     arm, folder = run.arm, store.folder(run.digest)
     place = _place_of(run, store, machine)
-    started = time.time()
+    started = time.monotonic()  # of this attempt; a clock that is set back does not matter
     seconds: dict[str, float] = {}
 
     report({"phase": "data"})
     data, method = _build(run, place)
-    seconds["data"] = time.time() - started
+    seconds["data"] = time.monotonic() - started
 
     config = canonical_run(arm, run.seed, place)
     with tracker(machine.tracking, machine.paper, machine.scale, store.root) as tracking:
         tracking.start_run(arm.name, run.seed, config, run.digest)
         work = Work(run, method, data, folder, machine, report, tracking.logger)
-        for index, phase in enumerate(arm.phases):
-            since = time.time()
+        for index in range(work.resume(), len(arm.phases)):
+            since = time.monotonic()
             work.do(index)
-            seconds[phase.name] = time.time() - since
+            seconds[arm.phases[index].name] = time.monotonic() - since
         report({"phase": "benchmark"})
-        since = time.time()
+        since = time.monotonic()
         measured = build(arm.benchmark, place).measure(method, data)
-        seconds["benchmark"] = time.time() - since
+        seconds["benchmark"] = time.monotonic() - since
         save_weights(method.network, folder / "network.safetensors")
-        seconds["total"] = time.time() - started
+        seconds["total"] = time.monotonic() - started
         result = {
             "schema": SCHEMA,
             "digest": run.digest,
@@ -115,6 +142,7 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
             "status": "ok",
             "spec": config,
             "parents": {parent.arm.name: parent.digest for parent in run.parents},
+            "sources": sources,
             "metrics": measured.metrics,
             "pairs": measured.pairs,
             "cost": measured.cost,

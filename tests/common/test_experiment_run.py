@@ -8,79 +8,28 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
+from tiny_runs import Silent, run_processes, shared_faces, student, teacher
 
-from common.experiment.arm import Arm, Phase, Run, plan_runs
+from common.experiment.arm import Run, plan_runs
 from common.experiment.launch import launch
 from common.experiment.phases import Machine
 from common.experiment.run import execute
-from common.experiment.spec import Spec, WeightsOf, spec
 from common.experiment.store import Store, StoreError
 from common.files import sha256_of
 
-MACHINE = Machine()
+MACHINE = Machine(checkpoint_every=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _shared_faces(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Faces are rendered once for this file."""
-    before = os.environ.get("FAIRPRESS_CACHE")
-    os.environ["FAIRPRESS_CACHE"] = str(tmp_path_factory.mktemp("faces"))
-    yield
-    if before is None:
-        del os.environ["FAIRPRESS_CACHE"]
-    else:
-        os.environ["FAIRPRESS_CACHE"] = before
-
-
-def faces() -> Spec:
-    return spec(
-        "datasets.generated.GeneratedFaces", size=32, identities=16, images_per_identity=4, batch_size=16,
-        test_identities_per_group=20, validation_identities_per_group=20, test_images_per_identity=4, pairs_per_fold=4,
-    )  # fmt: skip
-
-
-def network() -> Spec:
-    return spec("common.backbones.MobileFaceNet", width=0.125, input_size=32, blocks=(1, 1, 1), embedding_size=16)
-
-
-def benchmark() -> Spec:
-    return spec("common.evaluation.benchmark.VerificationBenchmark", latency_repeats=0)
-
-
-def teacher(epochs: int = 3, lr: float = 0.1, name: str = "fp32", keep: tuple[str, ...] = ()) -> Arm:
-    method = spec(
-        "common.recognition.FaceRecognizer", backbone=network(), embedding_size=16, scale=16.0, lr=lr, reference_batch=0
-    )
-    phases = (Phase("train", epochs=epochs),)
-    return Arm(name, name, method, faces(), benchmark(), phases, keep=keep)
-
-
-def student(parent: Arm) -> Arm:
-    method = spec(
-        "papers.quantface.method.QuantFace", backbone=network(), weights=WeightsOf(parent), weight_bits=6,
-        activation_bits=6, tracked_steps=2,
-    )  # fmt: skip
-    return Arm("w6a6", "W6A6", method, faces(), benchmark(), (Phase("finetune", epochs=1),))
-
-
-class Silent:
-    """A watcher that remembers."""
-
-    def __init__(self) -> None:
-        self.ended: dict[str, str] = {}
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def begin(self, total: int, finished: int) -> None: ...
-
-    def event(self, run: Run, event: dict[str, Any]) -> None:
-        self.events.append((run.label, event))
-
-    def end(self, run: Run, status: str, seconds: float) -> None:
-        self.ended[run.label] = status
+def _faces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with shared_faces(tmp_path_factory.mktemp("faces")):
+        yield
 
 
 def weights(store: Store, run: Run) -> str:
@@ -125,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         last = store.folder(run.digest) / "last-0.ckpt"
         while not last.exists():
             time.sleep(0.005)
-        for pid in _children_of_forkserver(run.label):
+        for pid in run_processes():
             os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_when_there_is_a_checkpoint, daemon=True)
@@ -155,23 +104,6 @@ def test_a_run_interrupted_after_its_last_phase_is_only_measured(tmp_path: Path,
     assert execute(run, store, MACHINE, lambda event: phases.append(event.get("phase", ""))) == "ok"
     assert phases == ["data", "benchmark"]
     assert weights(store, run) == weights(undisturbed, run)
-
-
-def _children_of_forkserver(label: str) -> list[int]:
-    import multiprocessing.forkserver as forkserver
-
-    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[1]) == server and fields[0] != "Z":
-                found.append(int(entry.name))
-    assert found, f"no process of {label}"
-    return found
 
 
 def test_a_failing_arm_stops_alone_and_its_children_do_not_run(tmp_path: Path) -> None:
@@ -234,8 +166,9 @@ def test_published_runs_carry_their_table_s_names_and_failed_ones_their_reason(t
     store.set_state("f" * 16, "failed", error={"type": "X", "message": "m", "traceback": "long"})
     store.publish(run.digest, tmp_path / "r", "renamed", "A title", 0)
     store.publish("f" * 16, tmp_path / "r", "bad", "Bad", 1)
-    from common.experiment.records import load_records
+    from common.experiment.records import load_records, seal_results
 
+    seal_results(tmp_path / "r")
     records = {record.arm: record for record in load_records(tmp_path / "r")}
     assert records["renamed"].ok
     assert records["renamed"].pairs["mixed"].pool == records["renamed"].pairs["frontal"].pool
@@ -248,14 +181,18 @@ def test_runs_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "command.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import test_experiment_run as t\n"
+        "import tiny_runs as t\n"
         "from pathlib import Path\n"
+        "from common.experiment.arm import plan_runs\n"
+        "from common.experiment.launch import launch\n"
+        "from common.experiment.phases import Machine\n"
+        "from common.experiment.store import Store\n"
         "if __name__ == '__main__':\n"
-        "    runs = t.plan_runs([t.teacher(500)], (0,))\n"
-        "    t.launch(runs, t.Store(Path(sys.argv[2])), t.MACHINE, 1, t.Silent())\n"
+        "    runs = plan_runs([t.teacher(500)], (0,))\n"
+        "    launch(runs, Store(Path(sys.argv[2])), Machine(checkpoint_every=0), 1, t.Silent())\n"
     )
     store, (run,) = Store(tmp_path / "s"), plan_runs([teacher(500)], (0,))
-    process = subprocess.Popen([sys.executable, str(script), str(Path(__file__).parent), str(tmp_path / "s")])
+    process = subprocess.Popen([sys.executable, str(script), str(Path(tiny_runs.__file__).parent), str(tmp_path / "s")])
     while not (store.folder(run.digest) / "last-0.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.05)

@@ -24,7 +24,7 @@ class Damage:
 
     @contextlib.contextmanager
     def done_to(self, path: Path) -> Iterator[None]:
-        """Damage a file in its place, and repair it afterwards."""
+        """Damage a file in its place, and repair it afterwards, also when it was deleted for its damage."""
         whole = path.read_bytes()
         with open(path, "r+b", buffering=0) as file:
             if self.kind == "flip":
@@ -38,10 +38,8 @@ class Damage:
         try:
             yield
         finally:
-            with open(path, "r+b", buffering=0) as file:
-                start = self.place // 8 if self.kind == "flip" else self.place if self.kind == "cut" else len(whole)
-                file.seek(start)
-                file.write(whole[start : start + 1] if self.kind == "flip" else whole[start:])
+            with open(path, "r+b" if path.exists() else "wb", buffering=0) as file:
+                file.write(whole)
                 file.truncate(len(whole))
 
 
