@@ -103,8 +103,8 @@ class QuantFace(L.LightningModule):
         with torch.no_grad():
             f_t = F.normalize(self.teacher(x))
         loss = distillation_loss(f_s, f_t)
-        self.log("train/loss", loss)
-        self.log("train/cosine", 1 - loss.detach() * f_s.shape[1] / 2)
+        self.log("train/loss", loss, sync_dist=True)
+        self.log("train/cosine", 1 - loss.detach() * f_s.shape[1] / 2, sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
