@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.experiment.cluster_options import SlurmError, SlurmOptions, require_slurm, slurm_options
 from common.experiment.sources import describe_changes
 from common.experiment.spec import SpecError
 from common.files import DamagedFileError, StorageError
@@ -25,7 +26,7 @@ from papers.staleness import Table, inspect_table
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("list", "redraw", "doctor")
 STALE = ("renew", "keep")
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "slurm")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,11 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
 
             return doctor(arguments[1:])
         return _reproduce(arguments)
-    except (PaperError, SpecError, StorageError, DamagedFileError) as error:
+    except (PaperError, SpecError, StorageError, DamagedFileError, SlurmError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        then = str(stop) or "finished runs are kept, the same command goes on from here"
+        print(f"\ninterrupted: {then}", file=sys.stderr)
         return 130
 
 
@@ -68,6 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", type=_positive, default=1, help="accelerators (or CPU processes) of a run")
     parser.add_argument("--nodes", type=_positive, default=1, help="machines of a run")
     parser.add_argument("--launch", default="local", help=f"where runs are computed: {', '.join(LAUNCHERS)}")
+    slurm = parser.add_argument_group("with --launch slurm")
+    slurm.add_argument("--partition", help="partition of the jobs; default: the cluster's")
+    slurm.add_argument("--account", help="account that is charged")
+    slurm.add_argument(
+        "--time", help="limit of one job in minutes or [days-]hours:minutes:seconds; longer runs are requeued"
+    )
+    slurm.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="qos, mem, gpus (a node), parallel (jobs of an array at a time), requeues (at most), warning (seconds before the "
+        "limit), or any option of sbatch; may be repeated",
+    )
     parser.add_argument(
         "--stale",
         default="renew",
@@ -101,9 +117,22 @@ def _reproduce(arguments: list[str]) -> int:
         raise PaperError(
             f"the data root {options.data} does not exist: give DATA= the folder that holds your data sets"
         )
+    slurm = _slurm(options)
     from papers.reproduce import reproduce  # imports torch: only now
 
-    return reproduce(paper, options)
+    return reproduce(paper, options, slurm)
+
+
+def _slurm(options: argparse.Namespace) -> SlurmOptions | None:
+    """How to submit jobs; None where the runs are computed here."""
+    if options.launch != "slurm":
+        if options.partition or options.account or options.time or options.slurm:
+            raise PaperError("PARTITION, ACCOUNT, TIME and SLURM say how jobs are submitted: give LAUNCH=slurm too")
+        return None
+    if options.threads == "auto":
+        raise PaperError("THREADS=auto shares out the cores of this machine: with LAUNCH=slurm give a number")
+    require_slurm()
+    return slurm_options(options.partition, options.account, options.time, options.slurm)
 
 
 def _redraw(arguments: list[str]) -> int:

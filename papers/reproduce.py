@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.experiment.arm import Run, TablePlan, plan_runs
+from common.experiment.cluster_options import SlurmOptions
 from common.experiment.records import seal_results
 from common.experiment.render import to_csv
 from common.experiment.run_folder import RunFolder
@@ -32,8 +33,12 @@ from papers.staleness import arm_hashes, load_plan, merged, read_table, request_
 RUN_FILE = re.compile(r"[0-9a-f]{16}\.(json|npz)|pairs-[0-9a-f]{12}\.npz")
 
 
-def reproduce(paper: Paper, options: argparse.Namespace) -> int:
-    """Run what is missing of a table and print it; returns the exit status (0 all runs ok, 1 some are not)."""
+def reproduce(paper: Paper, options: argparse.Namespace, slurm: SlurmOptions | None = None) -> int:
+    """Run what is missing of a table and print it; returns the exit status (0 all runs ok, 1 some are not).
+
+    Args:
+        slurm: how to submit the runs as jobs; None to compute them here.
+    """
     first = int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0)) == 0  # of several devices
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=not first)
     plan = load_plan(paper.key, options.scale)
@@ -49,7 +54,7 @@ def reproduce(paper: Paper, options: argparse.Namespace) -> int:
         return 0
     runs = plan_runs(plan.arms, seeds, data, options.devices * options.nodes)
     _say_what_is_stale(console, runs, options)
-    statuses = _launch(console, paper, runs, store, data, options)
+    statuses = _launch(console, paper, runs, store, data, options, slurm)
     if not first:
         return 0
     with _writing(console, store, paper, options.scale):
@@ -115,12 +120,14 @@ def _launch(
     store: Store,
     data: Path | None,
     options: argparse.Namespace,
+    slurm: SlurmOptions | None,
 ) -> dict[str, str]:
+    from common.experiment.cluster import launch_on_slurm
     from common.experiment.launch import launch
     from common.experiment.phases import Machine
     from common.experiment.progress import TerminalWatcher
 
-    jobs, threads = _share_cores(console, options)
+    jobs, threads = (0, int(options.threads)) if slurm else _share_cores(console, options)
     machine = Machine(
         data=data,
         threads=threads,
@@ -133,6 +140,8 @@ def _launch(
     )
     watcher = TerminalWatcher(console)
     try:
+        if slurm:
+            return launch_on_slurm(runs, store, machine, slurm, watcher)
         return launch(runs, store, machine, jobs, watcher)
     finally:
         watcher.close()
