@@ -9,18 +9,21 @@ SCALE ?= demo
 OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $(DATA)) $(if $(JOBS),--jobs $(JOBS)) \
           $(if $(THREADS),--threads $(THREADS)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
           $(if $(WANDB),--wandb $(WANDB)) $(if $(STORE),--store $(STORE)) $(if $(LAUNCH),--launch $(LAUNCH)) \
-          $(if $(STALE),--stale $(STALE)) $(if $(CHECKPOINT),--checkpoint-every $(CHECKPOINT))
+          $(if $(STALE),--stale $(STALE)) $(if $(CHECKPOINT),--checkpoint-every $(CHECKPOINT)) \
+          $(if $(PARTITION),--partition $(PARTITION)) $(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(TIME),--time $(TIME)) \
+          $(foreach setting,$(SLURM),--slurm $(setting))
 
 .DEFAULT_GOAL := help
 .PHONY: help list doctor setup test lint types redraw data clean $(PAPERS)
 
 help: ## this text
 	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
-	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path] [LAUNCH=local]"
+	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path] [LAUNCH=local|slurm]"
 	@echo "             [STALE=renew|keep] [CHECKPOINT=30]"
 	@echo "  JOBS runs at a time with THREADS threads each; THREADS=auto shares the cores out, but the last bits of a number"
 	@echo "  depend on it. STALE=keep shows results of code that has changed since, marked, instead of computing them again."
 	@echo "  CHECKPOINT: seconds between checkpoints, the most that a kill costs."
+	@echo "  LAUNCH=slurm submits the runs as jobs: [PARTITION=name] [ACCOUNT=name] [TIME=minutes] [SLURM=\"qos=high mem=16G\"]"
 	@echo
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  papers:         $(PAPERS)"

@@ -70,6 +70,10 @@ class TerminalWatcher:
             if self.finished == self.total:
                 self.close()
 
+    def note(self, text: str) -> None:
+        """Something that concerns no single run."""
+        self._say(text)
+
     def close(self) -> None:
         """Take the bars off the terminal."""
         if self.bars is not None:
