@@ -267,7 +267,7 @@ class Store:
     def _published(self, digest: str, names: dict[str, str]) -> dict[str, bytes]:
         own, manifest = self.folder(digest), read_manifest(self.folder(digest))
         result = {**RunFolder(own).result(), **names}
-        if changed := RunFolder.changed(result):
+        if changed := RunFolder.changed(result) if self.accept_stale else []:
             result["stale"] = changed
         files = {f"{digest}.npz": read_verified(own, SCORES, manifest)}
         for table in {table_file(name) for name in result.get("pairs", {}).values()}:
