@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.experiment.source_hash import source_hash
+from common.experiment.source_hash import HASH_LENGTH, source_hash
 from common.experiment.source_reach import NEUTRAL, Reached
 from common.experiment.source_tree import PACKAGES, SourceTree
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 __all__ = [
     "EDITED",
     "ENGINE",
+    "HASH_LENGTH",
     "NEUTRAL",
     "UNRECORDED",
     "changed_modules",
     "describe_changes",
     "sources_of",
     "sources_of_run",
+    "with_parents",
 ]
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ("common.experiment.run", "common.experiment.phases", "common.experiment.callbacks")
@@ -85,6 +87,22 @@ def sources_of_run(run: Run, root: Path = ROOT) -> dict[str, str]:
     return sources_of([*ENGINE, *sorted(targets)], {word for is_target, word in words if not is_target}, root)
 
 
+def with_parents(sources: Mapping[str, str], parents: Iterable[Mapping[str, str] | None]) -> dict[str, str]:
+    """The sources of a run that starts from results which may be kept although other code has made them.
+
+    Args:
+        sources: of the run, as `sources_of_run` gives them.
+        parents: what the results of its parents recorded.
+
+    Returns:
+        `sources`, with a parent's hash wherever that is another one: the child of a stale result is stale from its birth.
+    """
+    together = dict(sources)
+    for recorded in parents:
+        together |= recorded or {UNRECORDED: ""}
+    return together
+
+
 def changed_modules(recorded: Mapping[str, str], root: Path = ROOT) -> list[str]:
     """Which of the recorded modules are gone or say something else now; empty when none is.
 
@@ -110,7 +128,7 @@ def describe_changes(changed: Iterable[str]) -> str:
 def _shown(key: object) -> str:
     """A recorded key for a person: the module, printable and short also where it is a stranger's."""
     text = str(key).partition(":")[0]
-    return text if _KEY.fullmatch(text) else ascii(text[:60])
+    return text if text == UNRECORDED or _KEY.fullmatch(text) else ascii(text[:60])
 
 
 def _hash_now(tree: SourceTree, key: object) -> str | None:

@@ -16,7 +16,16 @@ from common.experiment import sources
 from common.experiment.arm import Arm, Phase, Run
 from common.experiment.source_hash import source_hash
 from common.experiment.source_reach import NEUTRAL
-from common.experiment.sources import EDITED, UNRECORDED, changed_modules, describe_changes, sources_of, sources_of_run
+from common.experiment.source_tree import SourceTree
+from common.experiment.sources import (
+    EDITED,
+    UNRECORDED,
+    changed_modules,
+    describe_changes,
+    sources_of,
+    sources_of_run,
+    with_parents,
+)
 from common.experiment.spec import WeightsOf, spec
 from papers.quantface.table import plan
 
@@ -241,6 +250,18 @@ def test_nothing_recorded_is_never_fresh(recorded: Any) -> None:
 @pytest.mark.parametrize("value", [None, 0, "", "0" * 16, "x" * 10**6, [], {}])
 def test_a_hash_that_is_none_is_changed(value: Any) -> None:
     assert changed_modules({"common.cost": value, "common.nothing": value}) == ["common.cost", "common.nothing"]
+
+
+def test_the_child_of_a_stale_result_is_stale(checkout: Path) -> None:
+    """It is new, and what it started from is not: computed while `STALE=keep` kept its parent."""
+    parent = sources_of(["common.recognition.Recognizer"], root=checkout)
+    edit(checkout, "common/late.py", "1", "2")
+    child = {**sources_of([ONE], root=checkout), "common.late": SourceTree(checkout).hash_of("common.late")}
+    assert changed_modules(child, root=checkout) == []
+    assert changed_modules(with_parents(child, [parent]), root=checkout) == ["common.late"]
+    assert changed_modules(with_parents(child, [child, child]), root=checkout) == []
+    for nothing in ({}, None):
+        assert changed_modules(with_parents(child, [nothing]), root=checkout) == [UNRECORDED]
 
 
 def test_changes_in_words() -> None:
