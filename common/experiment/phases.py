@@ -22,6 +22,7 @@ from common.experiment.callbacks import (
     derived_seed,
 )
 from common.experiment.checkpoint import Checkpoints, SealedCheckpoints, load_sealed, save_sealed
+from common.experiment.cluster_environment import KeepSignals, cluster_environment
 from common.files import DamagedFileError, read_sealed
 from common.synchronized_layers import SynchronizedLayers
 
@@ -124,6 +125,7 @@ class Work:
             StopAtNonFiniteLoss(every=20 if torch.cuda.is_available() else 1),
             Progress(self.report, phase.name),
             Checkpoints(last, self.machine.checkpoint_every),
+            KeepSignals(),
         ]
         if self.run.arm.keep:
             callbacks.append(KeepEpochs(self.run.arm.keep, self.folder))
@@ -145,7 +147,7 @@ class Work:
             use_distributed_sampler=False,  # our loaders shard by themselves, with the order fixed by (seed, epoch)
             default_root_dir=self.folder,
             enable_checkpointing=False,  # of Lightning's own; `Checkpoints` saves more, and safely
-            plugins=[SealedCheckpoints(), SynchronizedLayers()],
+            plugins=[SealedCheckpoints(), SynchronizedLayers(), *cluster_environment(self.machine.world)],
         )
         with process_group_ends():
             trainer.fit(self.method, datamodule=self.data, ckpt_path=resume_from, weights_only=True)
