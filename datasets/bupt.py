@@ -13,7 +13,7 @@ import torch
 from datasets import catalog, fingerprint
 from datasets.errors import BadList
 from datasets.images import CENTRE_96, ImageFiles
-from datasets.lists import integer, read_lines, split
+from datasets.lists import file_name, integer, read_lines, split
 from datasets.pairs import PairSet
 from datasets.rfw import RACES
 from datasets.stream import LabelledImages, StreamLoader
@@ -24,14 +24,14 @@ def read_lst(path: str | Path) -> list[tuple[str, int]]:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: a wrong field count or number, or an image that is marked as not aligned.
+        BadList: a wrong field count, name or number, or an image that is marked as not aligned.
     """
     rows = []
     for number, line in enumerate(read_lines("bupt_balancedface", path), 1):
         aligned, file, label = split(path, number, line, (3,))
         if aligned != "1":
             raise BadList(f"{path}, line {number}: expected 1 (aligned) in the first field, got {aligned!r}.")
-        rows.append((file, integer(path, number, label)))
+        rows.append((file_name(path, number, file), integer(path, number, label)))
     return rows
 
 

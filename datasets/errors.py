@@ -14,6 +14,10 @@ class BadList(ValueError):
     """A list file (pairs, people, labels, csv) does not have its official form. The message names file and line."""
 
 
+class UnsafePath(BadList):
+    """A name in a list, or a link, leads out of its data set or to no regular file. It was not opened."""
+
+
 class CorruptImage(ValueError):
     """An image cannot be decoded or has another size than its data set promises. The message names the file."""
 

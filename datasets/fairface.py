@@ -5,6 +5,7 @@ K. Karkkainen, J. Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gend
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,7 +21,7 @@ from datasets import fingerprint
 from datasets.alignment import similarity, warp
 from datasets.errors import BadList, CorruptImage
 from datasets.images import CENTRE_96, ImageFiles, read_all
-from datasets.lists import read_csv
+from datasets.lists import file_name, read_csv
 from datasets.memory import MemoryLoader
 from datasets.pairs import PairSet
 from datasets.stream import LabelledImages, StreamLoader
@@ -103,8 +104,8 @@ def read_labels(path: str | Path, repair_ages: bool = False) -> Labels:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: a column is missing, a wrong field count, an unknown label, a file named twice, or an age that a
-            spreadsheet has turned into a date while `repair_ages` is off.
+        BadList: a column is missing, a wrong field count, an unknown label, a name that is no file's or is there twice,
+            or an age that a spreadsheet has turned into a date while `repair_ages` is off.
     """
     files: list[str] = []
     codes: dict[str, list[int]] = {"age": [], "gender": [], "race": [], "service_test": []}
@@ -119,15 +120,17 @@ def read_labels(path: str | Path, repair_ages: bool = False) -> Labels:
         for column, names in NAMES.items():
             if row[column] not in names:
                 allowed = ", ".join(names)
-                raise BadList(f"{path}, line {number}: {column} is {row[column]!r}, expected one of {allowed}.")
+                raise BadList(f"{path}, line {number}: {column} is {row[column][:120]!r}, expected one of {allowed}.")
             codes[column].append(names.index(row[column]))
         if row["service_test"].lower() not in ("true", "false"):
-            raise BadList(f"{path}, line {number}: service_test is {row['service_test']!r}, expected True or False.")
+            raise BadList(
+                f"{path}, line {number}: service_test is {row['service_test'][:120]!r}, expected True or False."
+            )
         codes["service_test"].append(row["service_test"].lower() == "true")
-        files.append(row["file"])
-    if len(set(files)) != len(files):
-        twice = next(file for file in files if files.count(file) > 1)
-        raise BadList(f"{path} names {twice} twice.")
+        files.append(file_name(path, number, row["file"]))
+    twice = [file for file, times in Counter(files).items() if times > 1]
+    if twice:
+        raise BadList(f"{path} names {twice[0]} twice.")
     arrays = {column: np.array(values, dtype=np.int64) for column, values in codes.items()}
     return Labels(tuple(files), arrays["age"], arrays["gender"], arrays["race"], arrays["service_test"].astype(bool))
 

@@ -20,14 +20,16 @@ import torch
 from datasets import fingerprint
 from datasets.catalog import not_found
 from datasets.errors import BadList
+from datasets.file_names import inside
 from datasets.images import ImageFiles, read_all
-from datasets.lists import integer, read_csv
+from datasets.lists import file_name, integer, read_csv
 from datasets.memory import MemoryLoader
 from datasets.pair_lists import FOLDS, PairList, make, pair_set
 from datasets.pairs import PairSet
 from datasets.stream import LabelledImages, StreamLoader
 
 SPLITS = ("train", "val", "test")
+MOST_FOLDS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def read_images_csv(path: str | Path) -> list[Row]:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: a column is missing, a wrong field count, an empty path or label, an unknown split, a path named twice.
+        BadList: a column is missing, a wrong field count, an empty path or label, an unknown split, a path that is there
+            twice or leads out of the folder.
     """
     rows: list[Row] = []
     seen: set[str] = set()
@@ -56,10 +59,10 @@ def read_images_csv(path: str | Path) -> list[Row]:
         if not found.path or not found.label:
             raise BadList(f"{path}, line {number}: path and label must not be empty.")
         if found.split not in SPLITS:
-            raise BadList(f"{path}, line {number}: split is {found.split!r}, expected train, val or test.")
+            raise BadList(f"{path}, line {number}: split is {found.split[:120]!r}, expected train, val or test.")
         if found.path in seen:
             raise BadList(f"{path}, line {number}: {found.path} is named twice.")
-        seen.add(found.path)
+        seen.add(file_name(path, number, found.path))
         rows.append(found)
     return rows
 
@@ -69,16 +72,17 @@ def read_pairs_csv(path: str | Path) -> PairList:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: a column is missing, a wrong field count, `same` other than 0 or 1.
+        BadList: a column is missing, a wrong field count, `same` other than 0 or 1, a fold beyond 999, a path that leads
+            out of the folder.
     """
     rows: list[tuple[str, str, bool]] = []
     folds: list[int] = []
     for number, row in read_csv("image_folder", path, ("a", "b", "same")):
         if row["same"] not in ("0", "1"):
-            raise BadList(f"{path}, line {number}: same is {row['same']!r}, expected 0 or 1.")
-        rows.append((row["a"], row["b"], row["same"] == "1"))
+            raise BadList(f"{path}, line {number}: same is {row['same'][:120]!r}, expected 0 or 1.")
+        rows.append((file_name(path, number, row["a"]), file_name(path, number, row["b"]), row["same"] == "1"))
         if "fold" in row:
-            folds.append(integer(path, number, row["fold"]))
+            folds.append(integer(path, number, row["fold"], 0, MOST_FOLDS - 1))
     if folds:
         return make(rows, np.array(folds))
     same = np.array([row[2] for row in rows])
@@ -184,8 +188,10 @@ class ImageFolder(pl.LightningDataModule):
         unknown = sorted({row.label for row in rows} - set(self.class_names))
         if unknown:
             raise BadList(f"{self.path / self.lists['images']}: no training image has the label {unknown[0]!r}.")
-        labels = torch.tensor([self.class_names.index(row.label) for row in rows])
-        groups = torch.tensor([self.group_names.index(row.group) if row.group else -1 for row in rows])
+        label_codes = {label: code for code, label in enumerate(self.class_names)}
+        group_codes = {group: code for code, group in enumerate(self.group_names)} | {"": -1}
+        labels = torch.tensor([label_codes[row.label] for row in rows])
+        groups = torch.tensor([group_codes[row.group] for row in rows])
         return self._images(name, tuple(row.path for row in rows)), labels, groups
 
     def _loader(self, name: str, training: bool) -> MemoryLoader | StreamLoader:
@@ -211,19 +217,24 @@ class ImageFolder(pl.LightningDataModule):
         self.setup()
         if not self.lists[name]:
             return {}
-        pairs = read_pairs_csv(self.path / self.lists[name])
+        path = self.path / self.lists[name]
+        pairs = read_pairs_csv(path)
         by_path = {row.path: row for row in self.rows}
         files = tuple(file for file in pairs.files() if file in by_path)
+        codes = {group: code for code, group in enumerate(self.group_names)} | {"": -1}
+        images = self._images(name, files)
+
+        def subject(file: str) -> str:
+            return by_path[file].subject
 
         def group(file: str) -> int:
-            return self.group_names.index(by_path[file].group) if by_path[file].group else -1
+            return codes[by_path[file].group]
 
-        stem = Path(self.lists[name]).stem
-        images = self._images(name, files)
-        found = pair_set(
-            stem, pairs, images, files, lambda f: by_path[f].subject, group, self.group_names, self.divisor
-        )
-        return {stem: found}
+        try:
+            found = pair_set(path.stem, pairs, images, files, subject, group, self.group_names, self.divisor)
+        except ValueError as error:
+            raise BadList(f"{path} and {self.path / self.lists['images']} do not fit together: {error}") from error
+        return {path.stem: found}
 
     def pair_sets(self) -> dict[str, PairSet]:
         """The test pairs by the name of their file, e.g. {"pairs": ...}; empty without one."""
@@ -239,7 +250,7 @@ class ImageFolder(pl.LightningDataModule):
         return {
             "dataset": "image_folder",
             "lists": {k: fingerprint.of_file(self.path / name) for k, name in self.lists.items() if name},
-            "images": fingerprint.of_names(fingerprint.of_file(self.path / row.path) for row in self.rows),
+            "images": fingerprint.of_names(fingerprint.of_file(inside(self.path, row.path)) for row in self.rows),
             "size": self.size,
             "divisor": self.divisor,
         }

@@ -9,33 +9,48 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from datasets.errors import CorruptImage
+from datasets.file_names import read_inside
 
 #: columns of a 112x112 crop that networks for 112x96 see (the 96-pixel ArcFace template is the same, x - 8)
 CENTRE_96 = (8, 104)
-MAX_SIDE = 8192  # no face image is larger; refuses decompression bombs before anything is allocated
+#: what is decoded: Pillow knows forty more formats, most of them hardly tested, and runs Ghostscript for one (EPS)
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+MAX_PIXELS = 1 << 24  # no face image has more
+FREE_PIXELS = 1 << 20  # an image of at most so many pixels may be of one colour and compress to nothing
+PIXELS_PER_BYTE = 256  # what a larger image has at most; photographs have one to ten
+SCAN = b"\xff\xda"  # the mark at which a JPEG's scan begins
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about ten, and every one takes a pass over all pixels
 
 
 def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> Image.Image:
-    """Encoded image -> RGB image; with `size` = (height, width) it must have that size.
+    """Encoded image (`FORMATS`) -> RGB image; with `size` = (height, width) it must have that size.
 
     Raises:
-        CorruptImage: not an image, truncated, or of another size; the message begins with `where`.
+        CorruptImage: not an image, truncated, of another size, or one that would take far more memory or time than its
+            bytes are worth; the message begins with `where`.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-        if max(image.size) > MAX_SIDE:
-            raise CorruptImage(f"{where}: {image.size[0]} x {image.size[1]} pixels is no face image.")
-        if size is not None and (image.height, image.width) != tuple(size):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if size is not None and (height, width) != tuple(size):
             raise CorruptImage(
-                f"{where}: the image is {image.height} high and {image.width} wide, expected are {size[0]} and "
-                f"{size[1]}. Align and crop it first."
+                f"{where}: the image is {height} high and {width} wide, expected are {size[0]} and {size[1]}. "
+                "Align and crop it first."
             )
+        if width * height > min(MAX_PIXELS, max(FREE_PIXELS, PIXELS_PER_BYTE * len(data))):
+            raise CorruptImage(f"{where}: {width} x {height} pixels in {len(data)} bytes is no face image.")
+        if image.format in ("JPEG", "MPO") and data.count(SCAN) > MAX_SCANS:
+            raise CorruptImage(f"{where}: a JPEG of {data.count(SCAN)} scans is no photograph; save it again.")
         return image.convert("RGB")
     except CorruptImage:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptImage(
+            f"{where}: {len(data)} bytes that are no {', '.join(FORMATS)}: cannot be decoded."
+        ) from error
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
         raise CorruptImage(f"{where}: {len(data)} bytes that cannot be decoded as an image ({error}).") from error
 
@@ -62,6 +77,7 @@ class ImageFiles:
 
     Raises (on access):
         FileNotFoundError: a file is missing.
+        UnsafePath: a name or a link leads out of the folder, or to no regular file.
         CorruptImage: a file cannot be decoded or has another size.
     """
 
@@ -95,7 +111,7 @@ class ImageFiles:
         """One image, prepared and of the promised size."""
         path = self.root / file
         try:
-            data = path.read_bytes()
+            data = read_inside(self.root, file)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{path} is named in a list of the data set but does not exist.") from error
         image = decode(data, str(path), self.size if self.prepare is None else None)

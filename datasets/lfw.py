@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from datasets.errors import BadList
 from datasets.images import CENTRE_96, ImageFiles, read_all
 from datasets.lists import read_csv
 from datasets.memory import MemoryLoader
-from datasets.pair_lists import lfw_image, pair_set, read_lfw_pairs, read_lfw_people
+from datasets.pair_lists import MOST_IMAGES, lfw_image, pair_set, read_lfw_pairs, read_lfw_people
 from datasets.pairs import PairSet
 
 GENDERS = {"F": 0, "M": 1}
@@ -46,6 +47,16 @@ def read_gender(path: str | Path) -> dict[str, int]:
         female, male = counts["F"], counts["M"]
         found[name] = -1 if female == male else GENDERS["F"] if female > male else GENDERS["M"]
     return found
+
+
+def _images_of(folder: Path, name: str, count: int) -> list[str]:
+    """Those of a person's `count` images that are in the folder."""
+    try:
+        present = set(os.listdir(folder / name))
+    except OSError:  # nobody of that name
+        return []
+    named = (lfw_image(name, number) for number in range(1, min(count, MOST_IMAGES) + 1))
+    return [file for file in named if file.removeprefix(f"{name}/") in present]
 
 
 class LFW(pl.LightningDataModule):
@@ -144,12 +155,12 @@ class LFW(pl.LightningDataModule):
     def _train_files(self) -> tuple[str, ...]:
         """The images of the training folds that are in the folder, sorted by path."""
         files = [
-            lfw_image(name, number)
+            file
             for name, (fold, count) in self.people.items()
             if fold in self.train_folds
-            for number in range(1, count + 1)
+            for file in _images_of(self.path, name, count)
         ]
-        return tuple(sorted(file for file in files if (self.path / file).exists()))
+        return tuple(sorted(files))
 
     def train_images(self) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [M, 3, H, W] and identities int64 [M] (0..num_classes - 1) of the training folds.

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from datasets import catalog
 from datasets.errors import BadList
+from datasets.file_names import checked_name, read_regular
+
+LARGEST = (1 << 63) - 1  # what an int64 holds
 
 
 def read_lines(key: str, path: str | Path) -> list[str]:
@@ -19,11 +22,11 @@ def read_lines(key: str, path: str | Path) -> list[str]:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: empty, not UTF-8, or with a blank line between others.
+        BadList: empty, not UTF-8, with a blank line between others, or no regular file.
     """
     path = catalog.require(key, path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadList(f"{path} is not UTF-8 text (byte {error.start}). Expected a plain text list.") from error
     lines = text.replace("\r\n", "\n").rstrip("\n\r \t").split("\n")
@@ -49,15 +52,28 @@ def split(path: str | Path, number: int, line: str, counts: Sequence[int], separ
     return fields
 
 
-def integer(path: str | Path, number: int, text: str, low: int = 0) -> int:
-    """A decimal integer >= `low`.
+def integer(path: str | Path, number: int, text: str, low: int = 0, high: int = LARGEST) -> int:
+    """A decimal integer in low..high.
 
     Raises:
         BadList: anything else.
     """
-    if not (text.isascii() and text.lstrip("-").isdigit()) or int(text) < low:
-        raise BadList(f"{path}, line {number}: expected an integer >= {low}, got {text!r}.")
+    digits = text.removeprefix("-")
+    # 19 digits write every int64; Python refuses thousands of them with an error of its own
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19) or int(text) < low:
+        raise BadList(f"{path}, line {number}: expected an integer >= {low}, got {text[:120]!r}.")
+    if int(text) > high:
+        raise BadList(f"{path}, line {number}: expected an integer <= {high}, got {text}.")
     return int(text)
+
+
+def file_name(path: str | Path, number: int, text: str) -> str:
+    """The name of an image, relative to the folder of the data set.
+
+    Raises:
+        UnsafePath: it is no such name, see `datasets.file_names.checked_name`.
+    """
+    return checked_name(text, f"{path}, line {number}")
 
 
 def read_csv(key: str, path: str | Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -65,16 +81,28 @@ def read_csv(key: str, path: str | Path, required: Sequence[str]) -> Iterator[tu
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: empty, a required column is missing, or a row has another number of fields than the header.
+        BadList: empty, a required column is missing or a column is there twice, a row has another number of fields than
+            the header, a quotation does not end in its line.
     """
     lines = read_lines(key, path)
-    header = [name.strip() for name in next(csv.reader(lines[:1]))]
+    header = _fields(path, 1, lines[0])
     missing = [name for name in required if name not in header]
     if missing:
-        raise BadList(f"{path}, line 1: the header lacks {', '.join(missing)}; it has {', '.join(header)}.")
+        found = ", ".join(header)
+        raise BadList(f"{path}, line 1: the header lacks {', '.join(missing)}; it has {found[:200]}.")
+    if len(set(header)) != len(header):
+        raise BadList(f"{path}, line 1: the header names a column twice: {', '.join(header)[:200]}.")
     if len(lines) == 1:
         raise BadList(f"{path} has a header and no rows.")
-    for number, values in enumerate(csv.reader(lines[1:]), 2):
+    for number, line in enumerate(lines[1:], 2):
+        values = _fields(path, number, line)
         if len(values) != len(header):
             raise BadList(f"{path}, line {number}: expected {len(header)} fields as in the header, got {len(values)}.")
-        yield number, dict(zip(header, (value.strip() for value in values), strict=True))
+        yield number, dict(zip(header, values, strict=True))
+
+
+def _fields(path: str | Path, number: int, line: str) -> list[str]:
+    try:
+        return [value.strip() for value in next(csv.reader([line], strict=True))]
+    except csv.Error as error:
+        raise BadList(f"{path}, line {number}: no comma-separated line ({error}): {line[:120]!r}.") from error

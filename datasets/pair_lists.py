@@ -15,10 +15,11 @@ import numpy as np
 
 from datasets import fingerprint
 from datasets.errors import BadList
-from datasets.lists import integer, read_lines, split
+from datasets.lists import file_name, integer, read_lines, split
 from datasets.pairs import PairSet
 
 FOLDS = 10
+MOST_IMAGES = 9999  # of one person: LFW's and RFW's names have four digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,8 @@ def lfw_image(person: str, number: int) -> str:
 def _named_pair(path: str | Path, number: int, line: str) -> tuple[str, str, bool]:
     fields = split(path, number, line, (3, 4))
     second = fields[0] if len(fields) == 3 else fields[2]
-    a, b = integer(path, number, fields[1], 1), integer(path, number, fields[-1], 1)
-    first_file, second_file = lfw_image(fields[0], a), lfw_image(second, b)
+    a, b = (integer(path, number, field, 1, MOST_IMAGES) for field in (fields[1], fields[-1]))
+    first_file, second_file = (file_name(path, number, lfw_image(*of)) for of in ((fields[0], a), (second, b)))
     return first_file, second_file, len(fields) == 3
 
 
@@ -148,7 +149,7 @@ def read_lfw_people(path: str | Path) -> dict[str, tuple[int, int]]:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: the counts and the lines disagree, a wrong field count, a person named twice.
+        BadList: the counts and the lines disagree, a wrong field count, a person named twice, a name that is no file's.
     """
     lines = read_lines("lfw", path)
     folds = integer(path, 1, split(path, 1, lines[0], (1,))[0], 1)
@@ -164,7 +165,8 @@ def read_lfw_people(path: str | Path) -> dict[str, tuple[int, int]]:
             name, images = split(path, number + 1, lines[number], (2,))
             if name in people:
                 raise BadList(f"{path}, line {number + 1}: {name} is named twice.")
-            people[name] = (fold, integer(path, number + 1, images, 1))
+            file_name(path, number + 1, lfw_image(name, 1))
+            people[name] = (fold, integer(path, number + 1, images, 1, MOST_IMAGES))
         at += 1 + count
     if at != len(lines):
         raise BadList(f"{path}, line {at + 1}: more lines than the {folds} folds promise.")
@@ -231,12 +233,13 @@ def _two_line_pairs(key: str, path: str | Path) -> PairList:
     if len(lines) % 2:
         raise BadList(f"{path} has {len(lines)} lines, expected two lines a pair.")
     fields = [split(path, number, line, (2,), None) for number, line in enumerate(lines, 1)]
+    names = [file_name(path, number, field[0]) for number, field in enumerate(fields, 1)]
     kinds = [integer(path, number, field[1]) != 0 for number, field in enumerate(fields, 1)]
     rows: dict[bool, list[tuple[str, str, bool]]] = {True: [], False: []}
     for k in range(0, len(lines), 2):
         if kinds[k] != kinds[k + 1]:
             raise BadList(f"{path}, lines {k + 1} and {k + 2} are one pair, but only one says that it is genuine.")
-        rows[kinds[k]].append((fields[k][0], fields[k + 1][0], kinds[k]))
+        rows[kinds[k]].append((names[k], names[k + 1], kinds[k]))
     counts = {len(rows[True]), len(rows[False])}
     if len(counts) != 1 or counts.pop() % FOLDS:
         raise BadList(

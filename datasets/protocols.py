@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from datasets import catalog
 from datasets.errors import BadList
-from datasets.lists import integer, read_lines, split
+from datasets.file_names import checked_name, read_regular
+from datasets.lists import file_name, integer, read_lines, split
+from datasets.matlab import Cells, DamagedMatlab, read_matlab
 from datasets.pair_lists import FOLDS, PairList, make
 
 
@@ -20,25 +23,48 @@ def read_agedb(path: str | Path) -> PairList:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: not a MATLAB file of that structure.
+        BadList: not a MATLAB file of that structure, or a name that is not `<number>_<person>_<age>_<gender>`.
     """
     path = catalog.require("agedb_30", path)
-    rows: list[tuple[str, str, bool]] = []
-    folds: list[int] = []
     try:
-        splits = loadmat(str(path))["splits"]
-        for fold in range(len(splits)):
-            cell = splits[fold][0][0, 0]
-            names, labels = cell[0], np.asarray(cell[1]).ravel()
-            if names.shape != (2, len(labels)) or not np.isin(labels, (1, -1)).all():
-                raise BadList(f"fold {fold + 1} has names {names.shape} and {len(labels)} labels, expected 1 or -1")
-            for k, label in enumerate(labels):
-                first, second = (str(np.asarray(names[row, k][0, 0][0]).ravel()[0]) + ".jpg" for row in (0, 1))
-                rows.append((first, second, bool(label == 1)))
-                folds.append(fold)
-    except Exception as error:  # scipy fails in many ways on a damaged file
-        raise BadList(f"{path} is not AgeDB's protocol ({type(error).__name__}: {error}). Get it from iBUG.") from error
-    return make(rows, np.array(folds))
+        splits = read_matlab(read_regular(path)).get("splits")
+        if not isinstance(splits, Cells) or not splits.items:
+            raise DamagedMatlab("it has no cells `splits`")
+        parts = [_agedb_fold(cell, f"fold {fold}") for fold, cell in enumerate(splits.items, 1)]
+    except DamagedMatlab as error:
+        raise BadList(f"{path} is not AgeDB's protocol: {error}. Get it from iBUG.") from error
+    rows = [(_agedb_file(path, a), _agedb_file(path, b), same) for part in parts for a, b, same in part]
+    return make(rows, np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
+
+
+def _agedb_fold(cell: Any, where: str) -> list[tuple[str, str, bool]]:
+    """The pairs of one fold: a structure of names (cells, 2 x P) and labels (P numbers)."""
+    while isinstance(cell, Cells) and not cell.fields and len(cell.items) == 1:
+        cell = cell.items[0]
+    if not isinstance(cell, Cells) or len(cell.items) != 1 or len(cell.fields) < 2:
+        raise DamagedMatlab(f"{where} is no structure of names and labels")
+    names, labels = cell.items[0][:2]
+    if not isinstance(names, Cells) or not isinstance(labels, np.ndarray) or not labels.size:
+        raise DamagedMatlab(f"{where} has no cells of names or no labels")
+    if names.shape != (2, labels.size) or not np.isin(labels, (1, -1)).all():
+        raise DamagedMatlab(f"{where} has names {names.shape} and {labels.size} labels, expected 1 or -1")
+    texts = [_agedb_text(item, where) for item in names.items]  # column by column: a pair after the other
+    return [(*pair, label == 1) for *pair, label in zip(texts[::2], texts[1::2], labels.ravel().tolist(), strict=True)]
+
+
+def _agedb_text(value: Any, where: str) -> str:
+    """The text inside cells of one element and structures, whose first field it is."""
+    while isinstance(value, Cells) and len(value.items) == 1:
+        value = value.items[0][0] if value.fields else value.items[0]
+    if not isinstance(value, str):
+        raise DamagedMatlab(f"{where} has a name that is no text")
+    return value
+
+
+def _agedb_file(path: Path, name: str) -> str:
+    if not re.fullmatch(r"\w+_[^/\\_]+_\w+", name):
+        raise BadList(f"{path} names {name[:120]!r}, expected <number>_<person>_<age>_<gender>.")
+    return checked_name(f"{name}.jpg", str(path))
 
 
 def agedb_subject(file: str) -> str:
@@ -64,7 +90,7 @@ def read_cfp(folder: str | Path, protocol: str = "FP") -> PairList:
     Raises:
         ValueError: another protocol.
         DatasetNotFound: a file is missing.
-        BadList: a wrong field count, or a number that the lists do not have.
+        BadList: a wrong field count, a path that is no image's, or a number that the lists do not have.
     """
     if protocol not in ("FF", "FP"):
         raise ValueError(f"CFP has the protocols FF and FP, not {protocol!r}.")
@@ -89,7 +115,10 @@ def _cfp_images(path: Path) -> dict[int, str]:
     images = {}
     for number, line in enumerate(read_lines("cfp", path), 1):
         index, file = split(path, number, line, (2,), None)
-        images[integer(path, number, index, 1)] = file.replace("\\", "/").removeprefix("../")
+        file = file_name(path, number, file.replace("\\", "/").removeprefix("../"))
+        if file.count("/") < 2:
+            raise BadList(f"{path}, line {number}: expected ../Data/Images/<person>/<view>/<image>, got {file!r}.")
+        images[integer(path, number, index, 1)] = file
     return images
 
 

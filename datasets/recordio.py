@@ -26,6 +26,7 @@ import numpy as np
 
 from datasets import catalog
 from datasets.errors import BadList, CorruptRecord
+from datasets.file_names import require_regular
 
 IMAGE_HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2: 24 bytes, then `flag` float32 labels, then the image
 
@@ -65,10 +66,12 @@ class RecordFile:
 
     Raises:
         DatasetNotFound: there is no such file.
+        UnsafePath: it is no regular file.
     """
 
     def __init__(self, path: str | Path, dataset: str = "ms1mv2") -> None:
         self.path = catalog.require(dataset, path)
+        require_regular(self.path)
         self.size = self.path.stat().st_size
         self._open: tuple[int, int] | None = None  # (process, descriptor)
 
@@ -164,6 +167,7 @@ def read_index(path: str | Path, rec_size: int, dataset: str = "ms1mv2") -> Inde
         CorruptRecord: an offset that is no multiple of 4 or lies behind the end of the `.rec` file.
     """
     path = catalog.require(dataset, path)
+    require_regular(path)
     with path.open("rb") as stream:
         beginning = stream.read(4096)
     if not beginning.strip(b"\xef\xbb\xbf \t\r\n"):
@@ -202,10 +206,10 @@ def image_keys(records: RecordFile, index: Index) -> np.ndarray:
     if header.flag == 0:
         return index.keys
     end = header.labels[0]
-    if not (end == end and 1 < end <= int(index.keys[-1]) + 1):
+    if not (end == end and 1 < end <= int(index.keys[-1]) + 1 and end - 1 <= len(index.keys)):
         raise CorruptRecord(
-            f"{records.path}: the header (key 0) says that the images end before key {end}, but the largest key of the "
-            f"index is {index.keys[-1]}. The .idx is truncated or belongs to another .rec."
+            f"{records.path}: the header (key 0) says that the images end before key {end}, but the index has "
+            f"{len(index.keys)} keys up to {index.keys[-1]}. The .idx is truncated or belongs to another .rec."
         )
     keys = np.arange(1, int(end), dtype=np.int64)
     try:

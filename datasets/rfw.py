@@ -20,6 +20,7 @@ from datasets.pairs import PairSet
 from datasets.verification_bin import read_pair_set
 
 RACES = ("African", "Asian", "Caucasian", "Indian")
+LARGEST_COORDINATE = 1e5  # pixels
 
 
 def read_people(path: str | Path) -> dict[str, int]:
@@ -43,7 +44,7 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         DatasetNotFound: there is no such file.
-        BadList: a wrong field count or a coordinate that is no number.
+        BadList: a wrong field count or a coordinate that is no number, or none of a pixel.
     """
     landmarks = {}
     for number, line in enumerate(read_lines("rfw", path), 1):
@@ -52,8 +53,8 @@ def read_landmarks(path: str | Path) -> dict[str, np.ndarray]:
             points = np.array([float(value) for value in fields[2:]]).reshape(5, 2)
         except ValueError as error:
             raise BadList(f"{path}, line {number}: a coordinate is no number: {line[:120]!r}.") from error
-        if not np.isfinite(points).all():
-            raise BadList(f"{path}, line {number}: a coordinate is not finite: {line[:120]!r}.")
+        if not (np.abs(points) <= LARGEST_COORDINATE).all():
+            raise BadList(f"{path}, line {number}: a coordinate is not finite or outside any image: {line[:120]!r}.")
         landmarks["/".join(fields[0].replace("\\", "/").split("/")[-2:])] = points
     return landmarks
 
@@ -72,11 +73,14 @@ class Aligned:
         """The image, aligned to 112x112.
 
         Raises:
-            BadList: the landmark file lacks this image.
+            BadList: the landmark file lacks this image, or its points coincide.
         """
         if file not in self.landmarks:
             raise BadList(f"The landmark file of RFW has no line for {file}; it cannot be aligned.")
-        return align(image, self.landmarks[file])
+        try:
+            return align(image, self.landmarks[file])
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise BadList(f"The landmarks of {file} in RFW's landmark file are no face's: {error}") from error
 
 
 def subject(file: str) -> str:

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from datasets import catalog, fingerprint
 from datasets.errors import BadList, CorruptImage
+from datasets.file_names import read_regular
 from datasets.images import CENTRE_96, decode, to_tensor
 from datasets.pair_lists import contiguous_folds
 from datasets.pairs import PairSet
@@ -31,10 +32,10 @@ def read_bin(path: str | Path, dataset: str = "verification_bins") -> tuple[list
     Raises:
         DatasetNotFound: there is no such file.
         UnsafePickle: not a plain pickle.
-        BadList: a pickle of something else than a verification set.
+        BadList: a pickle of something else than a verification set, or no regular file.
     """
     path = catalog.require(dataset, path)
-    content = unpickle_plain(path.read_bytes(), str(path))
+    content = unpickle_plain(read_regular(path), str(path))
     if not (isinstance(content, (tuple, list)) and len(content) == 2):
         raise BadList(f"{path} is a pickle, but not of (images, issame).")
     images, same = (part.array if isinstance(part, PlainArray) else part for part in content)
@@ -42,17 +43,24 @@ def read_bin(path: str | Path, dataset: str = "verification_bins") -> tuple[list
         raise BadList(f"{path} is a pickle, but not of two lists (images, issame).")
     if len(images) != 2 * len(same):
         raise BadList(f"{path} has {len(images)} images for {len(same)} pairs, expected {2 * len(same)}.")
-    encoded = []
+    encoded: list[bytes] = []
+    copied: dict[int, bytes] = {}  # a pickle may name one object a million times; it is copied once
     for k, image in enumerate(images):
-        if isinstance(image, PlainArray) and image.array.dtype == np.uint8:
-            image = image.array.tobytes()
-        if not isinstance(image, (bytes, bytearray)):
-            raise BadList(f"{path}: image {k} is a {type(image).__name__}, expected encoded bytes.")
-        encoded.append(bytes(image))
+        if id(image) not in copied:
+            copied[id(image)] = _encoded(image, f"{path}: image {k}")
+        encoded.append(copied[id(image)])
     flags = [value for value in same]
     if any(not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (0, 1) for value in flags):
         raise BadList(f"{path}: issame must hold booleans.")
     return encoded, np.array(flags, dtype=bool)
+
+
+def _encoded(image: Any, where: str) -> bytes:
+    if isinstance(image, PlainArray) and image.array.dtype == np.uint8:
+        return image.array.tobytes()
+    if not isinstance(image, (bytes, bytearray)):
+        raise BadList(f"{where} is a {type(image).__name__}, expected encoded bytes.")
+    return bytes(image)
 
 
 def components(images: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -61,12 +69,17 @@ def components(images: int, first: np.ndarray, second: np.ndarray) -> np.ndarray
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """Resize so that the shorter side is `side` (bilinear), as `load_bin` does with images that are not 112x112."""
-    if min(image.size) == side:
-        return image
+def shorter_side(image: Image.Image, side: int, where: str) -> Image.Image:
+    """Resize so that the shorter side is `side` (bilinear), as `load_bin` does with images that are not 112x112.
+
+    Raises:
+        CorruptImage: the longer side would have another length, so the image is not square.
+    """
     scale = side / min(image.size)
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    width, height = (round(length * scale) for length in image.size)
+    if (width, height) != (side, side):
+        raise CorruptImage(f"{where}: the image is {height} x {width} after resizing, expected {side} x {side}.")
+    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def read_pair_set(
@@ -106,12 +119,7 @@ def read_pair_set(
     pixels = []
     for index, image in enumerate(position):
         label = f"{path}, image {numbers[index]} of {len(encoded)}"
-        decoded = shorter_side(decode(image, label), side)
-        if decoded.size != (side, side):
-            raise CorruptImage(
-                f"{label}: the image is {decoded.height} x {decoded.width} after resizing, expected {side} x {side}."
-            )
-        pixels.append(to_tensor([decoded], columns))
+        pixels.append(to_tensor([shorter_side(decode(image, label), side, label)], columns))
     return PairSet(
         name=name or Path(path).stem,
         images=torch.cat(pixels),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"fairpress-arrays-1\n"
+LONGEST_HEAD = 1 << 16  # bytes
 Arrays = dict[str, np.ndarray]
 
 
@@ -68,15 +70,15 @@ def read(path: Path) -> Arrays:
         if file.readline(len(MAGIC)) != MAGIC:
             raise ValueError(f"{path} is not a file of rendered images, or its head is damaged.")
         try:
-            head = json.loads(file.readline(1 << 16))
+            head = json.loads(file.readline(LONGEST_HEAD))
             expected = head["sha256"]
-            layout = [(str(name), np.dtype(kind), tuple(int(n) for n in shape)) for name, kind, shape in head["arrays"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} has a damaged head ({error}).") from error
+            layout = [(str(name), _numbers(kind), _shape(shape)) for name, kind, shape in head["arrays"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} has a damaged head ({str(error)[:200]}).") from error
         # Nothing is allocated for a head that promises more, or less, than the file holds.
         promised = sum(math.prod(shape) * kind.itemsize for _, kind, shape in layout)
         present = os.fstat(file.fileno()).st_size - file.tell()
-        if promised != present or any(kind.hasobject or min(shape, default=1) < 0 for _, kind, shape in layout):
+        if promised != present:
             raise ValueError(f"{path} is damaged: it holds {present} bytes of arrays, its head promises {promised}.")
         arrays: Arrays = {}
         check = hashlib.sha256()
@@ -88,6 +90,21 @@ def read(path: Path) -> Arrays:
     if check.hexdigest() != expected:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one written into it.")
     return arrays
+
+
+def _numbers(code: str) -> np.dtype[Any]:
+    """The type that a head names: plain numbers, as `write` names them."""
+    if not re.fullmatch(r"[<>|=]?[biuf][1248]", code):
+        raise ValueError(f"arrays of {code[:40]!r}")
+    return np.dtype(code)
+
+
+def _shape(sizes: list[int]) -> tuple[int, ...]:
+    if len(sizes) > 8 or any(type(n) is not int or not 0 <= n < 1 << 31 for n in sizes):
+        raise ValueError("a shape that no array has")
+    if math.prod(max(n, 1) for n in sizes) >= 1 << 59:  # even an empty array cannot have it
+        raise ValueError("a shape that no array can have")
+    return tuple(sizes)
 
 
 def write(path: Path, arrays: Arrays) -> None:
