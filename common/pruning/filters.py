@@ -80,13 +80,17 @@ class Evidence:
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The weight of every layer, by layer name."""
-        weights = {}
+        """The weight of every layer, by layer name.
+
+        Raises:
+            ValueError: a name is not that of a convolution or linear layer.
+        """
+        modules, weights = dict(self.network.named_modules()), {}
         for name in self.layers:
-            weight = self.network.get_submodule(name)._parameters.get("weight")
-            if weight is None or weight.ndim < 2:
+            module = modules.get(name)
+            if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
                 raise ValueError(f"{name} is no convolution or linear layer, so that it has no filters to score")
-            weights[name] = weight
+            weights[name] = module.weight
         return weights
 
 

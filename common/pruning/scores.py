@@ -138,7 +138,7 @@ def _gradients(
             value = loss(network, batch)
             gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         if not bool(torch.isfinite(value)):
-            raise ValueError(f"the loss of a scoring batch is {float(value):g}; the network has diverged")
+            raise ValueError(f"the loss of a scoring batch is {value.item():g}; the network has diverged")
         pairs = zip(weights.items(), gradients, strict=True)
         yield len(batch[0]), {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
     if not seen:

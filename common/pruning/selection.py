@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Rounding = Literal["nearest", "keep_more", "keep_fewer"]
+Rounding = Literal["nearest", "nearest_pruned", "keep_more", "keep_fewer"]
 Share = Literal["all", "remaining"]
+ROUNDINGS: Mapping[str, Callable[[Fraction, int], int]] = {
+    "nearest": lambda kept, total: round(kept),
+    "nearest_pruned": lambda kept, total: total - round(total - kept),
+    "keep_more": lambda kept, total: math.ceil(kept),
+    "keep_fewer": lambda kept, total: math.floor(kept),
+}
 
 
 class EmptiedLayerWarning(UserWarning):
@@ -29,19 +35,17 @@ def keep_count(total: int, sparsity: float, rounding: Rounding = "nearest") -> i
     """How many of `total` are kept at a sparsity, computed exactly on the decimal as it is written: (1000, 0.9) -> 100.
 
     Args:
-        rounding: of total (1 - sparsity): `"nearest"` (halves to even), `"keep_more"` (up: floor(s N) are pruned) or
-            `"keep_fewer"` (down, as in `int(channels * (1 - ratio))`).
+        rounding: of total (1 - sparsity): `"nearest"` (halves to even), `"nearest_pruned"` (the pruned number is rounded so),
+            `"keep_more"` (up: floor(s N) are pruned) or `"keep_fewer"` (down, as in `int(channels * (1 - ratio))`).
 
     Raises:
         ValueError: sparsity outside [0, 1), or another rounding.
     """
     check_sparsity(sparsity)
     kept = total * (1 - Fraction(repr(float(sparsity))))
-    if rounding == "nearest":
-        return round(kept)
-    if rounding not in ("keep_more", "keep_fewer"):
-        raise ValueError(f"rounding is {rounding!r}; expected nearest, keep_more or keep_fewer")
-    return math.ceil(kept) if rounding == "keep_more" else math.floor(kept)
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding is {rounding!r}; expected one of {', '.join(ROUNDINGS)}")
+    return ROUNDINGS[rounding](kept, total)
 
 
 def check_sparsity(sparsity: float) -> None:
