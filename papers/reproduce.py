@@ -122,7 +122,6 @@ def _launch(
     options: argparse.Namespace,
     slurm: SlurmOptions | None,
 ) -> dict[str, str]:
-    from common.experiment.cluster import launch_on_slurm
     from common.experiment.launch import launch
     from common.experiment.phases import Machine
     from common.experiment.progress import TerminalWatcher
@@ -141,6 +140,8 @@ def _launch(
     watcher = TerminalWatcher(console)
     try:
         if slurm:
+            from common.experiment.cluster import launch_on_slurm
+
             return launch_on_slurm(runs, store, machine, slurm, watcher)
         return launch(runs, store, machine, jobs, watcher)
     finally:

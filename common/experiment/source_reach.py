@@ -14,6 +14,7 @@ NEUTRAL = frozenset(
         "common.experiment.arm",  # plain data; every field that decides a number is in the digest
         "common.experiment.arrays",  # arrays to bytes and back, verified by hash
         "common.experiment.claims",  # what is said of numbers, judged anew at every drawing
+        "common.experiment.cluster_environment",  # how the processes of a job find each other
         "common.experiment.launch",  # which run comes next, in which process
         "common.experiment.progress",  # what a person sees meanwhile
         "common.experiment.sources",  # this; it imports the other two

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from common.experiment import launch
+from papers import reproduce
 from papers.__main__ import main
 from papers.registry import PaperError, find_papers, read_paper
 
@@ -48,7 +55,7 @@ def test_listing_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
         (["docter"], "did you mean 'doctor'"),
         (["quantface", "--stale", "kep"], "STALE cannot be 'kep'; did you mean 'keep'"),
         (["quantface", "--launch", "locl"], "LAUNCH cannot be 'locl'; did you mean 'local'"),
-        (["quantface", "--launch", "moon"], "LAUNCH cannot be 'moon'; known are local"),
+        (["quantface", "--launch", "moon"], "LAUNCH cannot be 'moon'; known are local, slurm"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest(
@@ -80,6 +87,41 @@ def test_impossible_amounts_are_refused(option: str, value: str, capsys: pytest.
         main(["quantface", option, value])
     assert stop.value.code == 2
     assert f"'{value}' is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "devices", "share", "warned"),
+    [
+        (None, 1, 1, (8, 1), ""),
+        (None, 3, 1, (2, 3), ""),
+        (3, "auto", 1, (3, 2), ""),
+        (None, "auto", 1, (8, 1), ""),
+        (20, "auto", 1, (20, 1), "20 processes with 1 threads each are more than the 8 cores"),
+        (4, 4, 1, (4, 4), "JOBS=2 would not"),
+        (1, 1, 9, (1, 1), "9 processes"),
+    ],
+)
+def test_the_cores_are_shared_out(
+    jobs: int | None, threads: Any, devices: int, share: Any, warned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (reproduce, launch):
+        monkeypatch.setattr(module, "usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = io.StringIO()
+    options = argparse.Namespace(jobs=jobs, threads=threads, devices=devices, nodes=1)
+    assert reproduce._share_cores(Console(file=out, width=200), options) == share
+    assert (warned in out.getvalue()) if warned else (out.getvalue() == "")
+
+
+def test_the_status_says_whether_every_run_is_ok() -> None:
+    runs: Any = [SimpleNamespace(digest="a", label="fp32 seed 0"), SimpleNamespace(digest="b", label="w8 seed 0")]
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    assert reproduce._exit_status(console, runs, {"a": "ok", "b": "ok"}, Path("store")) == 0
+    assert out.getvalue() == ""
+    for status in ("failed", "interrupted", "not run", "damaged", "stale"):
+        assert reproduce._exit_status(console, runs, {"a": "ok", "b": status}, Path("store")) == 1
+        assert f"w8 seed 0: {status} (see store/runs/b/state.json and log.txt)" in out.getvalue()
 
 
 def test_make_passes_a_typo_on() -> None:
