@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 BASES = ("code", "text", "reconstruction")
 FAMILIES = ("quantization", "distillation", "pruning", "bias study")
+FIELDS = {"title": str, "family": str, "year": int, "basis": str, "scales": list}
+ENTRY = {"row": (str,), "metric": (str,), "value": (int, float), "unit": (str,), "source": (str,), "verified": (bool,)}
+LONGEST_WORD, MOST_WORDS = 100, 50  # what is compared with each other, and shown, to answer a mistyped word
 SCALES = ("smoke", "demo", "real", "lab", "paper")
 
 
@@ -64,8 +69,9 @@ def get_paper(key: str, root: Path = ROOT) -> Paper:
 
 def nearest(word: str, known: Any) -> str:
     """`; did you mean 'x'?` for a mistyped word, or the list of known ones."""
-    close = difflib.get_close_matches(word, known, 1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+    words = [name for name in known if len(name) <= LONGEST_WORD][:MOST_WORDS]
+    close = difflib.get_close_matches(word[:LONGEST_WORD], words, 1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(words)}"
 
 
 def read_paper(path: Path) -> Paper:
@@ -76,36 +82,52 @@ def read_paper(path: Path) -> Paper:
     """
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Python's own limits on numbers and nesting are no TOMLDecodeError
         raise PaperError(f"{path} cannot be read: {error}") from error
-    missing = [name for name in ("title", "family", "year", "basis", "scales") if name not in fields]
+    missing = [name for name in FIELDS if name not in fields]
     if missing:
         raise PaperError(f"{path} lacks {', '.join(missing)}")
+    for name, kind in FIELDS.items():
+        if type(fields[name]) is not kind:
+            raise PaperError(f"{path}: {name} is {_shown(fields[name])}, expected {kind.__name__}")
     for name, known in (("family", FAMILIES), ("basis", BASES)):
         if fields[name] not in known:
-            raise PaperError(f"{path}: {name} = '{fields[name]}'{nearest(str(fields[name]), known)}")
+            raise PaperError(f"{path}: {name} = {_shown(fields[name])}{nearest(fields[name], known)}")
     for scale in fields["scales"]:
         if scale not in SCALES:
-            raise PaperError(f"{path}: scale '{scale}'{nearest(str(scale), SCALES)}")
-    for entry in fields.get("reported", []):
-        lacking = [name for name in ("row", "metric", "value", "unit", "source", "verified") if name not in entry]
-        if lacking:
-            raise PaperError(f"{path}: the reported number {entry} lacks {', '.join(lacking)}")
+            raise PaperError(f"{path}: scale {_shown(scale)}{nearest(str(scale), SCALES)}")
+    reported = _entries(path, fields)
     return Paper(
         key=path.parent.name,
-        title=str(fields["title"]),
-        family=str(fields["family"]),
-        year=int(fields["year"]),
-        basis=str(fields["basis"]),
+        title=fields["title"],
+        family=fields["family"],
+        year=fields["year"],
+        basis=fields["basis"],
         scales=tuple(fields["scales"]),
-        reported=tuple({**entry, "source": _source(path, fields, entry)} for entry in fields.get("reported", [])),
+        reported=reported,
         fields=fields,
     )
 
 
-def _source(path: Path, fields: dict[str, Any], entry: dict[str, Any]) -> str:
-    """Where a number was read: the text that its `source` names in `[sources]`."""
-    sources = fields.get("sources", {})
-    if entry["source"] not in sources:
-        raise PaperError(f"{path}: source '{entry['source']}'{nearest(str(entry['source']), sources)}")
-    return str(sources[entry["source"]])
+def _entries(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The reported numbers, each with the text that its `source` names in `[sources]`."""
+    sources, entries = fields.get("sources", {}), fields.get("reported", [])
+    if not isinstance(sources, dict) or not isinstance(entries, list):
+        raise PaperError(f"{path}: expected a table [sources] and a list of reported numbers")
+    found = []
+    for entry in entries:
+        lacking = [name for name in ENTRY if not isinstance(entry, dict) or name not in entry]
+        if lacking:
+            raise PaperError(f"{path}: the reported number {_shown(entry)} lacks {', '.join(lacking)}")
+        for name, kinds in ENTRY.items():
+            if type(entry[name]) not in kinds or entry[name] != entry[name] or entry[name] in (math.inf, -math.inf):
+                raise PaperError(f"{path}: the reported number {_shown(entry)} has the {name} {_shown(entry[name])}")
+        if entry["source"] not in sources:
+            raise PaperError(f"{path}: source {_shown(entry['source'])}{nearest(entry['source'], sources)}")
+        found.append({**entry, "source": str(sources[entry["source"]])})
+    return tuple(found)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut to a line."""
+    return textwrap.shorten(repr(value), 100)
