@@ -43,6 +43,7 @@ def test_listing_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["paper"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["quantface"]["family"] == "quantization"
     assert rows["quantface"]["basis"] == "code"
+    assert {"stale", "outdated", "damaged"} <= rows["quantface"].keys()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,34 @@ def test_the_status_says_whether_every_run_is_ok() -> None:
     for status in ("failed", "interrupted", "not run", "damaged", "stale"):
         assert reproduce._exit_status(console, runs, {"a": "ok", "b": status}, Path("store")) == 1
         assert f"w8 seed 0: {status} (see store/runs/b/state.json and log.txt)" in out.getvalue()
+
+
+def test_make_passes_every_option_on() -> None:
+    command = [
+        "make",
+        "-n",
+        "quantface",
+        "STALE=keep",
+        "LAUNCH=slurm",
+        "CHECKPOINT=5",
+        "THREADS=auto",
+        "JOBS=3",
+        "SEEDS=0,1",
+    ]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for words in (
+        "--stale keep",
+        "--launch slurm",
+        "--checkpoint-every 5",
+        "--threads auto",
+        "--jobs 3",
+        "--seeds 0,1",
+    ):
+        assert words in said
+    said = subprocess.run(
+        ["make", "-n", "doctor", "DATA=/x"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "-m papers doctor --data /x" in said
 
 
 def test_make_passes_a_typo_on() -> None:
