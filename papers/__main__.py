@@ -21,7 +21,7 @@ from common.experiment.sources import describe_changes
 from common.experiment.spec import SpecError
 from common.files import DamagedFileError, StorageError
 from papers.registry import SCALES, Paper, PaperError, find_papers, get_paper, nearest
-from papers.staleness import Table, inspect_table
+from papers.staleness import TableState, inspect_table
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("list", "redraw", "doctor")
@@ -165,7 +165,7 @@ def _list(arguments: list[str]) -> int:
 
 def _row(paper: Paper, results: Path) -> dict[str, Any]:
     """One paper of the list: what it is, which scales have a table, and whether these are what the code would make now."""
-    tables: dict[str, Table] = {}
+    tables: dict[str, TableState] = {}
     damaged: dict[str, str] = {}
     for scale in paper.scales:
         if (results / paper.key / f"{scale}.json").exists():

@@ -26,7 +26,7 @@ CONFLICT = "differs between runs"
 
 
 @dataclass(frozen=True)
-class Table:
+class TableState:
     """What a committed `<scale>.json` says of itself today.
 
     Attributes:
@@ -69,7 +69,7 @@ def _is_table(table: Any) -> bool:
     )
 
 
-def inspect_table(paper: Paper, scale: str, results: Path) -> Table:
+def inspect_table(paper: Paper, scale: str, results: Path) -> TableState:
     """Compare a committed table with the present code.
 
     Raises:
@@ -88,7 +88,7 @@ def inspect_table(paper: Paper, scale: str, results: Path) -> Table:
     if recorded.get("plan") != judged and UNRECORDED not in outdated:
         outdated = sorted({*outdated, module})
     verdicts = {one["key"]: one["verdict"] for one in table.get("verdicts", ())}
-    return Table(verdicts, stale, [] if UNRECORDED in outdated else outdated)
+    return TableState(verdicts, stale, [] if UNRECORDED in outdated else outdated)
 
 
 def judging() -> dict[str, str]:
