@@ -1,15 +1,13 @@
 """Reading and writing a network's weights, without running code from the file and without loading half of it.
 
-Two kinds of files: safetensors (`.safetensors`), which we write, and the files of `torch.save`, which are read with
-`weights_only=True`. A file fits a network when names and shapes are equal; otherwise nothing is loaded. What we write holds
+Two kinds of files: safetensors (`.safetensors`), which we write, and the files of `torch.save`, which are read by
+`common.torch_file`. A file fits a network when names and shapes are equal; otherwise nothing is loaded. What we write holds
 a SHA-256 of all names, types, shapes and values, which is compared; a stranger's file has none and is taken as it is.
 """
 
 import hashlib
-import io
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from common.files import DamagedFileError, write_atomically
+from common.torch_file import TorchFileError, UnsafeTorchFile, read_torch_file
 
 # Where public checkpoints keep the network, in the order in which they are tried.
 NESTED_KEYS = ("state_dict", "net_state_dict", "model_state_dict", "backbone_state_dict", "model", "net", "backbone")
@@ -131,24 +130,21 @@ def _unsealed(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], 
 
 
 def _read_torch(path: Path) -> object:
-    file = io.BytesIO(path.read_bytes())  # in memory, so that what is raised below speaks of the content only
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends too early."
+        return read_torch_file(path.read_bytes())
+    except UnsafeTorchFile as error:
         raise DamagedFileError(
-            f"{str(path)!r} is damaged, or holds Python objects besides tensors, which could run code and are not "
-            f"loaded: {reason} If you trust its source, save only its state_dict where it was made."
+            f"{str(path)!r} holds Python objects besides tensors, which could run code and are not "
+            f"loaded: {error}. If you trust its source, save only its state_dict where it was made."
         ) from error
-    except Exception as error:  # what torch raises for damaged content depends on where its parser stops
+    except TorchFileError as error:
         raise DamagedFileError(
-            f"{str(path)!r} cannot be read as a checkpoint ({type(error).__name__}: {error}); "
-            "it is damaged or of another kind: fetch or save it again."
+            f"{str(path)!r} cannot be read as a checkpoint: {error}. Fetch or save it again."
         ) from error
 
 
 def _tensors_of(content: object, key: str | None, path: Path) -> dict[str, torch.Tensor]:
-    """The names and tensors in what `torch.load` returned."""
+    """The names and tensors in a checkpoint."""
     if not isinstance(content, Mapping):
         raise DamagedFileError(
             f"{str(path)!r} holds a {type(content).__name__}, but weights are a mapping of names to tensors."
@@ -196,7 +192,11 @@ def _check_fit(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
             for name in both
             if found[name].is_floating_point() != own[name].is_floating_point()
         ],
-        "not finite": [name for name in both if not bool(torch.isfinite(found[name]).all())],
+        "not finite": [
+            name
+            for name in both
+            if found[name].shape == own[name].shape and not bool(torch.isfinite(found[name]).all())
+        ],
     }
     told = [f"{len(names)} {kind}: {_names(names)}" for kind, names in differences.items() if names]
     if told:
