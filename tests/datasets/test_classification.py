@@ -203,6 +203,15 @@ def test_two_processes_see_what_one_sees() -> None:
             assert torch.equal(half_labels, labels[rank::2])
 
 
+def test_every_process_evaluates_the_whole_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    data = numbered()
+    assert [len(y) for _, y in data.train_dataloader()] == [2] * 6
+    assert torch.equal(torch.cat([y for _, y in data.loader("test", 3)]), data.labels("test"))
+
+
 def test_resumed_in_the_middle_of_an_epoch() -> None:
     undisturbed = numbered().train_dataloader()
     expected = epoch(undisturbed, 0) + epoch(undisturbed, 1)

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from datasets.errors import BadList, CorruptImage, DatasetNotFound
-from datasets.image_classes import CutBatches, FolderLoader, ImageNetFolder, centre_box, random_box
+from datasets.image_classes import CutBatch, CutBatches, FolderLoader, ImageNetFolder, centre_box, random_box
 from datasets.imagenet import TinyImageNet, read_ground_truth, read_tiny_validation
 
 WNIDS = ("n01", "n02", "n03")
@@ -118,10 +118,24 @@ def test_folder_parts_and_central_crops(folder: Path) -> None:
     assert (data.num_classes, data.class_names) == (3, WNIDS)
     assert data.labels("validation").tolist() == [0, 1, 2]
     assert len(data.labels("train")) == 9
+    assert data.listed["train"].files[:3] == tuple(f"n01/n01_{n}.JPEG" for n in range(4) if n != drawn(data))
     image = Image.open(folder / "imagenet/val/n02/ILSVRC2012_val_1.JPEG")
     crop = image.resize((32, 32), Image.Resampling.BILINEAR, (10.5, 2.5, 45.5, 37.5))
     expected = data.normalisation(torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None])
     assert torch.equal(images[1:2], expected)
+
+
+def drawn(data: ImageNetFolder) -> int:
+    """Number of the validation image of the first class."""
+    return int(data.listed["validation"].files[0][-6])
+
+
+def test_crops_of_an_image_follow_seed_and_epoch(folder: Path) -> None:
+    batches = imagenet(folder).train_dataloader().dataset
+    still = torch.tensor([False])
+    views = [batches[CutBatch(torch.tensor([7]), still, *key)][0] for key in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert torch.equal(views[0], views[3])
+    assert not any(torch.equal(views[0], other) for other in views[1:3])
 
 
 def test_training_batches_depend_on_seed_and_epoch_only(folder: Path) -> None:
