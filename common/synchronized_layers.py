@@ -86,16 +86,17 @@ class _SynchronizedDropout(nn.Module):
         return x * draw_rows(draw, len(x))
 
 
-class _SynchronizedBatchNorm(nn.SyncBatchNorm):
-    """On accelerators torch's, on a CPU (which torch's refuses) the same in plain operations."""
+class _SynchronizedBatchNorm(_BatchNorm):
+    """On accelerators torch's `SyncBatchNorm`, on a CPU, which that refuses, the same in plain operations."""
 
-    process_group = None
+    process_group = None  # this and the next line are what the forward pass of torch's class asks for
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or processes() == 1:
-            return _BatchNorm.forward(self, x)
-        if x.device.type != "cpu":
             return super().forward(x)
+        if x.device.type != "cpu":
+            return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]
         self._check_input_dim(x)
         mean, variance, count = batch_statistics(x)
         if self.track_running_stats:

@@ -130,7 +130,7 @@ class QuantFace(L.LightningModule):
         with torch.no_grad():
             while passes < self.tracked_steps:
                 for x, _ in data.train_dataloader():
-                    self.student(x.to(self.device))
+                    self.student(x.to(self.device, self.dtype))
                     passes += 1
                     if passes == self.tracked_steps:
                         break

@@ -63,10 +63,17 @@ def test_hooks_and_modes_stay() -> None:
     assert not norm.training
 
 
-def test_accelerators_use_torch_s_own() -> None:
-    norm = nn.BatchNorm2d(3)
+def test_accelerators_use_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, seen = nn.BatchNorm2d(3, device="meta"), []
     SynchronizedLayers().apply(nn.Sequential(norm))
-    assert isinstance(norm, nn.SyncBatchNorm)
+    monkeypatch.setattr("common.synchronized_layers.processes", lambda: 2)
+    monkeypatch.setattr("torch.nn.modules.batchnorm.sync_batch_norm.apply", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 2)
+    x = torch.zeros(2, 3, 4, 4, device="meta")
+    with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
+        norm(x)  # torch's own has no more to say about a device that is no accelerator
+    assert not seen
     ready = nn.SyncBatchNorm(3)
     SynchronizedLayers().apply(nn.Sequential(ready))
     assert type(ready) is nn.SyncBatchNorm
