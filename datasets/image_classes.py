@@ -21,6 +21,7 @@ from datasets.augmentation import Normalisation
 from datasets.catalog import require
 from datasets.classification import IMAGENET_MEAN, IMAGENET_STD
 from datasets.errors import BadList
+from datasets.file_names import read_inside
 from datasets.imagenet import Listed, class_folders, image_files, read_ground_truth
 from datasets.images import decode, to_tensor
 from datasets.memory import Batch, EpochBatches, EpochLoader, mirror, stored_batch
@@ -78,6 +79,7 @@ class FolderBatches(Dataset):
 
     Raises (on access):
         CorruptImage: a file cannot be decoded.
+        UnsafePath: a link that leads out of the folder, or no regular file.
     """
 
     def __init__(self, root: Path, listed: Listed, batch_size: int, size: int, normalisation: Normalisation) -> None:
@@ -96,8 +98,8 @@ class FolderBatches(Dataset):
         return self.normalisation(mirror(images, batch.flip)), self.listed.labels[batch.index]
 
     def _image(self, index: int, batch: Batch) -> Image.Image:
-        path = self.root / self.listed.files[index]
-        image = decode(path.read_bytes(), str(path))
+        file = self.listed.files[index]
+        image = decode(read_inside(self.root, file), str(self.root / file))
         if isinstance(batch, CutBatch):
             box = random_box(*image.size, np.random.default_rng((batch.seed, batch.epoch, 3, index)))
         else:

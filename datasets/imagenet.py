@@ -10,20 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 
 from datasets.catalog import not_found, require
 from datasets.classification import IMAGENET_MEAN, IMAGENET_STD
 from datasets.errors import BadList
+from datasets.file_names import read_regular
 from datasets.images import ImageFiles, read_all
 from datasets.lists import integer, read_lines, split
+from datasets.matlab import Cells, DamagedMatlab, read_matlab
 from datasets.splits import ImagesInMemory, Part, Published
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 DEVKIT = "ILSVRC2012_devkit_t12/data"
+KIT_FIELDS = ("ILSVRC2012_ID", "WNID", "num_children")
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,7 @@ def read_ground_truth(folder: Path, classes: Sequence[str]) -> torch.Tensor:
         DatasetNotFound: the kit is not there.
         BadList: `meta.mat` is not the kit's, or an id or a class that is not among the others.
     """
-    meta = require("imagenet", folder / DEVKIT / "meta.mat")
-    try:
-        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
-        names = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in np.atleast_1d(synsets) if int(s["num_children"]) == 0}
-    except Exception as error:  # scipy fails in many ways on a damaged file
-        raise BadList(f"{meta} is not ImageNet's meta.mat ({type(error).__name__}: {error}).") from error
+    names = _kit_names(require("imagenet", folder / DEVKIT / "meta.mat"))
     codes = {name: label for label, name in enumerate(classes)}
     path = folder / DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
     labels = []
@@ -112,6 +110,30 @@ def read_ground_truth(folder: Path, classes: Sequence[str]) -> torch.Tensor:
             raise BadList(f"{path}, line {number}: id {line.strip()} is {name}, which has no training images.")
         labels.append(codes[name])
     return torch.tensor(labels)
+
+
+def _kit_names(path: Path) -> dict[int, str]:
+    """Id -> name of the classes that no other class is below."""
+    try:
+        synsets = read_matlab(read_regular(path)).get("synsets")
+        if not isinstance(synsets, Cells) or not set(KIT_FIELDS) <= set(synsets.fields):
+            raise DamagedMatlab(f"it has no structure 'synsets' with {', '.join(KIT_FIELDS)}")
+        rows = [[dict(zip(synsets.fields, item, strict=True))[field] for field in KIT_FIELDS] for item in synsets.items]
+        return {_number(i): _text(name) for i, name, below in rows if not _number(below)}
+    except DamagedMatlab as error:
+        raise BadList(f"{path} is not ImageNet's meta.mat: {error}. Get the development kit again.") from error
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, np.ndarray) or value.size != 1 or not np.isfinite(value).all():
+        raise DamagedMatlab("a class has no number where its id or its number of children belongs")
+    return int(value.item())
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise DamagedMatlab("a class has no name")
+    return value
 
 
 class TinyImageNet(ImagesInMemory):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from datasets.errors import BadList, CorruptImage, DatasetNotFound
+from datasets.errors import BadList, CorruptImage, DatasetNotFound, UnsafePath
 from datasets.image_classes import CutBatch, CutBatches, FolderLoader, ImageNetFolder, centre_box, random_box
 from datasets.imagenet import TinyImageNet, read_ground_truth, read_tiny_validation
 
@@ -197,6 +197,15 @@ def test_flat_validation_images_with_the_development_kit(folder: Path) -> None:
     truth.write_text("4\n")
     with pytest.raises(BadList, match="line 1: id 4 is None"):
         read_ground_truth(base, WNIDS)
+    for fields, row, message in (
+        (dtype[1:], ("n01", 0), "no structure 'synsets' with ILSVRC2012_ID"),
+        (dtype, ("x", "n01", 0), "no number where its id"),
+        (dtype, (np.nan, "n01", 0), "no number where its id"),
+        (dtype, (1, 5, 0), "a class has no name"),
+    ):
+        savemat(kit / "meta.mat", {"synsets": np.array([row], dtype=fields)[:, None]}, do_compression=True)
+        with pytest.raises(BadList, match=message):
+            read_ground_truth(base, WNIDS)
     (kit / "meta.mat").write_bytes(b"MATLAB" * 30)
     with pytest.raises(BadList, match="is not ImageNet's meta"):
         read_ground_truth(base, WNIDS)
@@ -216,6 +225,14 @@ def test_folder_trouble(folder: Path) -> None:
         imagenet(folder).setup()
     with pytest.raises(ValueError, match="size must be >= 1"):
         imagenet(folder, size=0)
+
+
+def test_links_out_of_the_folder_are_not_followed(folder: Path) -> None:
+    file = folder / "imagenet" / "train" / "n01" / "n01_2.JPEG"
+    file.rename(folder / "elsewhere.JPEG")
+    file.symlink_to(folder / "elsewhere.JPEG")
+    with pytest.raises(UnsafePath, match="outside its data set"):
+        epoch(imagenet(folder).train_dataloader(), 0)
 
 
 def test_fingerprint_follows_files_and_split(folder: Path) -> None:
