@@ -28,6 +28,7 @@ from common.experiment.arm import Run
 from common.experiment.phases import Machine
 from common.experiment.run import execute
 from common.experiment.store import PAIRS, Store
+from common.files import StorageError
 from common.provenance import usable_cores
 
 POLL_SECONDS = 0.2
@@ -69,6 +70,7 @@ def launch(runs: Sequence[Run], store: Store, machine: Machine, jobs: int, watch
         digest -> `ok`, `failed`, `interrupted`, `stale` (the code was edited while it ran) or `not run` (a parent failed).
 
     Raises:
+        StorageError: the store cannot be written; nothing was started.
         KeyboardInterrupt: after the active runs were stopped; finished ones are kept and the next call resumes.
     """
     damaged = discard_damaged(runs, store)
@@ -79,6 +81,9 @@ def launch(runs: Sequence[Run], store: Store, machine: Machine, jobs: int, watch
         if run.digest in damaged:
             watcher.event(run, {"phase": f"computed again, because {damaged[run.digest]}"})
     waiting = [run for run in runs if statuses[run.digest] != "ok"]
+    if waiting:
+        with store.exclusive("launch"):  # also shows that the store can be written
+            pass
     if machine.world > 1:
         _one_by_one(waiting, statuses, store, machine, watcher)
     elif waiting:
@@ -133,7 +138,7 @@ def _side_by_side(
                 done = active.pop(digest)
                 done.process.join()
                 _pass_on([done], watcher)
-                statuses[digest] = _outcome(done, store)
+                statuses[digest] = _outcome(done, store, watcher)
                 watcher.end(done.run, statuses[digest], time.monotonic() - done.since)
     finally:
         _stop(active)
@@ -143,19 +148,18 @@ def _ready(run: Run, statuses: dict[str, str]) -> bool:
     return all(statuses.get(parent.digest) == "ok" for parent in run.parents)
 
 
-def _outcome(done: _Active, store: Store) -> str:
+def _outcome(done: _Active, store: Store, watcher: Watcher) -> str:
     """What became of a run whose process has ended, also when it was killed before it could say so."""
     status = store.status(done.run.digest)
     if status in ("ok", "failed", "stale", "damaged"):
         return status
     code = done.process.exitcode
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    store.set_state(
-        done.run.digest,
-        "interrupted",
-        label=done.run.label,
-        error={"type": "ProcessDied", "message": f"the process of this run ended with {how} before it was finished"},
-    )
+    error = {"type": "ProcessDied", "message": f"the process of this run ended with {how} before it was finished"}
+    try:
+        store.set_state(done.run.digest, "interrupted", label=done.run.label, error=error)
+    except StorageError as refusal:  # without a record it counts as interrupted too
+        watcher.event(done.run, {"error": str(refusal)})
     return "interrupted"
 
 

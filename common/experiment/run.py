@@ -17,6 +17,7 @@ from common.experiment.phases import Machine, Work, further_process
 from common.experiment.sources import sources_of_run
 from common.experiment.spec import Place, Spec, build, resolve_target
 from common.experiment.store import Store
+from common.files import StorageError
 from common.provenance import provenance
 from common.tracking import tracker
 from common.weights import save_weights
@@ -49,15 +50,20 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
         try:
             _compute(run, store, machine, report, sources)
         except Exception as error:  # recorded, shown in the table, and in the exit status of the command
-            store.set_state(
-                run.digest,
-                "failed",
-                label=run.label,
-                error={"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()},
-            )
             report({"error": f"{type(error).__name__}: {error}"})
+            _record_failure(run, store, error, report)
             return "failed"
         return "ok"
+
+
+def _record_failure(run: Run, store: Store, error: Exception, report: Report) -> None:
+    what = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+    try:
+        store.set_state(run.digest, "failed", label=run.label, error=what)
+    except (
+        StorageError
+    ) as refusal:  # the disk is full, say: the failure is shown, and the next call finds the run interrupted
+        report({"error": f"the failure could not be recorded either: {refusal}"})
 
 
 def _discard_what_cannot_be_used(run: Run, store: Store, sources: dict[str, str], report: Report) -> None:
@@ -166,7 +172,6 @@ def _place_of(run: Run, store: Store, machine: Machine) -> Place:
 
     return Place(
         data=machine.data,
-        world=machine.world,
         weights=lambda arm, kept: store.weights(digest(arm), kept),
         digest=digest,
     )
