@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +93,7 @@ class ChannelGraph:
             self._graph = tp.DependencyGraph().build_dependency(
                 twin, example.to(device), customized_pruners={_GroupedConv2d: _GroupedPruner()}
             )
+        self._known: dict[str, ChannelGroup] = {}
         self._traced = {self._names[m]: m for m in self._graph.module2node if m in self._names}
         if not any(_makes_channels(module) for module in self._traced.values()):
             raise ChannelGraphError(
@@ -130,11 +132,18 @@ class ChannelGraph:
             raise ChannelGraphError(
                 f"{layer} has channels 0 to {count - 1}, not {wanted[-1] if wanted[0] >= 0 else wanted[0]}"
             )
+        found, _ = self._follow(layer, wanted)
+        self._check(layer, found)
+        return found
+
+    def _follow(self, layer: str, channels: list[int]) -> tuple[dict[str, Slices], bool]:
+        """Slices by layer, and whether an operation outside of layers makes the network's output of them."""
         module = self._traced[layer]
         pruner = self._graph.get_pruner_of_module(module)
-        group = self._graph.get_pruning_group(module, pruner.prune_out_channels, wanted)
         found: dict[str, Slices] = {}
-        for dependency, positions in group:
+        to_output = False
+        for dependency, positions in self._graph.get_pruning_group(module, pruner.prune_out_channels, channels):
+            to_output |= dependency.target.type == tp.ops.OPTYPE.OUTPUT
             target = self._names.get(dependency.target.module)
             if target is None:
                 continue
@@ -143,10 +152,9 @@ class ChannelGraph:
                 lost.outputs.update(positions)
             if self._graph.is_in_channel_pruning_fn(dependency.handler):
                 lost.inputs.update(positions)
-        self._check(layer, wanted, found)
-        return found
+        return found, to_output
 
-    def _check(self, layer: str, wanted: list[int], found: Mapping[str, Slices]) -> None:
+    def _check(self, layer: str, found: Mapping[str, Slices]) -> None:
         for name, lost in found.items():
             module = self._traced[name]
             if isinstance(module, _GroupedConv2d):
@@ -167,18 +175,13 @@ class ChannelGraph:
     @cached_property
     def groups(self) -> tuple[ChannelGroup, ...]:
         """All groups whose channels can be removed, in the order of the network; the output's group is among them."""
-        found: list[ChannelGroup] = []
-        seen: set[str] = set()
+        found: dict[tuple[str, ...], ChannelGroup] = {}
         for name, module in self._names_in_order():
-            if name in seen or not _makes_channels(module):
-                continue
-            try:
-                group = self._group(name)
-            except ChannelGraphError:
-                continue
-            seen.update(group.layers)
-            found.append(group)
-        return tuple(found)
+            if _makes_channels(module):
+                with suppress(ChannelGraphError):
+                    group = self.group_of(name)
+                    found.setdefault(group.layers, group)
+        return tuple(found.values())
 
     def group_of(self, layer: str) -> ChannelGroup:
         """The group that a layer's outputs belong to.
@@ -186,34 +189,27 @@ class ChannelGraph:
         Raises:
             ChannelGraphError: as `slices`.
         """
-        return self._group(layer)
+        if layer not in self._known:
+            group = self._group(layer)
+            self._known.update(dict.fromkeys((layer, *group.layers), group))
+        return self._known[layer]
 
     def _group(self, layer: str) -> ChannelGroup:
-        count = self.channels(layer)
-        found = self.slices(layer, range(count))
+        found, to_output = self._follow(layer, list(range(self.channels(layer))))
+        self._check(layer, found)
         makers = [n for n, lost in found.items() if lost.outputs and _makes_channels(self._traced[n])]
         followers = [n for n, lost in found.items() if lost.outputs and not _makes_channels(self._traced[n])]
-        blocks = [
-            m.out_channels // m.groups
-            for m in map(self._traced.__getitem__, followers)
-            if isinstance(m, _GroupedConv2d)
-        ]
+        grouped = [m for m in map(self._traced.__getitem__, followers) if isinstance(m, _GroupedConv2d)]
         ends = {n for n in found if not self._graph.module2node[self._traced[n]].outputs}
-        to_output = any(d.target.type == tp.ops.OPTYPE.OUTPUT for d, _ in self._pruning_group(layer))
         order = {name: i for i, (name, _) in enumerate(self._names_in_order())}
         return ChannelGroup(
             layers=tuple(sorted(makers, key=order.__getitem__)),
             followers=tuple(sorted(followers, key=order.__getitem__)),
             readers=tuple(sorted((n for n, lost in found.items() if not lost.outputs), key=order.__getitem__)),
-            channels=count,
-            block=max(blocks, default=1),
+            channels=self.channels(layer),
+            block=max((m.out_channels // m.groups for m in grouped), default=1),
             output=to_output or any(found[name].outputs for name in ends),
         )
-
-    def _pruning_group(self, layer: str) -> Iterable[tuple[tp.dependency.Dependency, list[int]]]:
-        module = self._traced[layer]
-        pruner = self._graph.get_pruner_of_module(module)
-        return self._graph.get_pruning_group(module, pruner.prune_out_channels, list(range(self.channels(layer))))
 
     def _names_in_order(self) -> Iterable[tuple[str, nn.Module]]:
         return ((name, module) for module, name in self._names.items() if name in self._traced)

@@ -85,12 +85,13 @@ class Evidence:
         Raises:
             ValueError: a name is not that of a convolution or linear layer.
         """
-        modules, weights = dict(self.network.named_modules()), {}
+        modules = dict(self.network.named_modules())
+        weights: dict[str, nn.Parameter] = {}
         for name in self.layers:
             module = modules.get(name)
             if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
                 raise ValueError(f"{name} is no convolution or linear layer, so that it has no filters to score")
-            weights[name] = module.weight
+            weights[name] = module._parameters["weight"]  # type: ignore[assignment]
         return weights
 
 

@@ -104,7 +104,9 @@ def test_the_thin_network_computes_what_the_masked_one_does(family: str) -> None
     thin.train()
     loss = thin(images(size, 4)).square().sum()
     loss.backward()
-    assert all(p.grad is not None and p.grad.shape == p.shape for p in thin.parameters() if p.requires_grad), "it trains"
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in thin.parameters() if p.requires_grad), (
+        "it trains"
+    )
 
 
 def test_groups_of_the_primers_networks() -> None:
@@ -134,7 +136,9 @@ def test_a_residual_stream_goes_together_and_a_padded_one_not_at_all() -> None:
     inner = [group for group in padded.groups if not group.output]
     assert [group.layers for group in inner] == [(f"layer{s}.{b}.conv1",) for s in (1, 2, 3) for b in range(9)]
     for layer in ("conv1", "layer1.3.conv2", "layer3.0.conv2"):
-        with pytest.raises(ChannelGraphError, match="through a shortcut without parameters.*first convolutions of the blocks"):
+        with pytest.raises(
+            ChannelGraphError, match=r"through a shortcut without parameters.*first convolutions of the blocks"
+        ):
             padded.group_of(layer)
     projected = ChannelGraph(CifarResNet(20, shortcut="projection"), images(CIFAR, 1))
     stage = projected.group_of("layer2.1.conv2")
@@ -153,7 +157,7 @@ def test_whole_groups_of_a_grouped_convolution() -> None:
     graph = ChannelGraph(network, images(FACE, 1))
     first = graph.groups[0]
     assert (first.channels, first.block) == (32, 2)
-    with pytest.raises(ChannelGraphError, match="has 16 groups of 2 channels.*whole groups"):
+    with pytest.raises(ChannelGraphError, match=r"has 16 groups of 2 channels.*whole groups"):
         remove_channels(network, {first.layers[0]: [0, 1, 3]}, graph=graph)
     scores = torch.ones(32)
     scores[[4, 9, 8]] = 0.1
@@ -210,6 +214,24 @@ def test_removals_can_follow_each_other_and_be_rebuilt_from_lists() -> None:
         torch.testing.assert_close(rebuilt(x), smaller(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", ["MobileFaceNet", "MobileFaceNet of InsightFace"])
+def test_lists_of_depthwise_and_grouped_convolutions_rebuild_too(family: str) -> None:
+    build, size = FAMILIES[family]
+    network = trained_looking(build())
+    x = images(size)
+    graph = ChannelGraph(network, x)
+    removed = {graph.groups[0].layers[0]: [2, 3], graph.groups[2].layers[1]: [0]}
+    kept = kept_channels(graph, removed)
+    depthwise = [name for name in kept if network.get_submodule(name).groups > 1]
+    assert depthwise
+    alone = removed_channels(graph, {name: kept[name] for name in depthwise[:1]})
+    assert list(alone.values()) == [[2, 3]]
+    for lists in (removed_channels(graph, kept), alone | {graph.groups[2].layers[0]: [0]}):
+        rebuilt = remove_channels(network, lists, graph=graph)
+        thin = remove_channels(network, removed, graph=graph)
+        assert all(torch.equal(rebuilt.state_dict()[name], value) for name, value in thin.state_dict().items())
+
+
 def test_refusals() -> None:
     network = LeNet5Caffe(widths=(4, 6, 10))
     graph = ChannelGraph(network, images(GREY, 1))
@@ -217,7 +239,10 @@ def test_refusals() -> None:
         ({"conv1": [0, 1, 2, 3]}, "conv1 would lose all of its 4 channels; keep at least one"),
         ({"conv1": [4]}, "conv1 has channels 0 to 3, not 4"),
         ({"conv1": [-1]}, "conv1 has channels 0 to 3, not -1"),
-        ({"conv3": [0]}, "'conv3' is no convolution or linear layer that the network uses; there are conv1, conv2, fc1, fc2"),
+        (
+            {"conv3": [0]},
+            "'conv3' is no convolution or linear layer that the network uses; there are conv1, conv2, fc1, fc2",
+        ),
         ({"fc2": [0]}, "the channels of fc2 are the network's output; pass outputs=True"),
     ):
         with pytest.raises(ChannelGraphError, match=message):

@@ -164,7 +164,9 @@ def test_steps_of_open_lth(golden: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         for name, layer in layers.items():  # open_lth's gradients are not masked; the kept ones are ours
-            kept = torch.from_numpy(vectors[f"mask_{name}.weight"]) * torch.from_numpy(vectors[f"g{step}_{name}.weight"])
+            kept = torch.from_numpy(vectors[f"mask_{name}.weight"]) * torch.from_numpy(
+                vectors[f"g{step}_{name}.weight"]
+            )
             torch.testing.assert_close(layer.weight.grad, kept, rtol=1e-5, atol=1e-7)
         optimizer.step()
     for name, layer in layers.items():

@@ -99,7 +99,7 @@ def test_new_draws_under_the_same_masks() -> None:
 def test_the_distribution_is_the_networks_own() -> None:
     network = LeNet300100(initialization="glorot_normal")
     redraw(network, 0)
-    assert float(network.hidden[0].weight.std()) == pytest.approx((2 / 1084) ** 0.5, rel=0.01)
+    assert float(network.hidden[0].weight.detach().std()) == pytest.approx((2 / 1084) ** 0.5, rel=0.01)
     assert bool((network.hidden[0].bias == 0).all())
     face = MobileFaceNet(16, 0.25, 32, (1, 1, 1))
     with pytest.raises(ValueError, match="MobileFaceNet has no method initialize"):

@@ -31,10 +31,14 @@ def test_lottery_tickets_grid() -> None:
 def test_cubic_by_hand() -> None:
     schedule = GradualSchedule(0.9, 0, 100, 1)
     steps = (0, 10, 25, 50, 75, 100, 5000)
-    assert [schedule.sparsity(step) for step in steps] == pytest.approx([0, 0.2439, 0.5203125, 0.7875, 0.8859375, 0.9, 0.9])
+    assert [schedule.sparsity(step) for step in steps] == pytest.approx(
+        [0, 0.2439, 0.5203125, 0.7875, 0.8859375, 0.9, 0.9]
+    )
     held = GradualSchedule(0.9, 100, 500, 100, initial=0.2)
     assert [held.sparsity(step) for step in (0, 99, 100, 199)] == [pytest.approx(0.2)] * 4
-    assert held.sparsity(299) == held.sparsity(200) < held.sparsity(300) < held.sparsity(500) == held.sparsity(501) == 0.9
+    assert (
+        held.sparsity(299) == held.sparsity(200) < held.sparsity(300) < held.sparsity(500) == held.sparsity(501) == 0.9
+    )
     assert [step for step in range(700) if held.prunes_at(step)] == [100, 200, 300, 400, 500]
     assert GradualSchedule(0.9, 0, 100, exponent=1).sparsity(50) == pytest.approx(0.45)
     values = [held.sparsity(step) for step in range(700)]

@@ -186,7 +186,9 @@ def test_taylor_scores_survive_a_rescaling_through_relu() -> None:
     one, two = (taylor(net, prunable_weights(net), batches) for net in (network, other))
     for name in one:
         torch.testing.assert_close(one[name], two[name])
-    assert not torch.allclose(magnitude(prunable_weights(network))["fc1.weight"], magnitude(prunable_weights(other))["fc1.weight"])
+    assert not torch.allclose(
+        magnitude(prunable_weights(network))["fc1.weight"], magnitude(prunable_weights(other))["fc1.weight"]
+    )
 
 
 def test_behind_a_batch_normalisation_the_square_of_the_sum_is_degenerate() -> None:
@@ -272,7 +274,12 @@ def test_scoring_leaves_no_trace(training: bool) -> None:
     network.bn1.eval()
     network.conv1.weight.grad = torch.ones_like(network.conv1.weight)
     before, modes = copy.deepcopy(network.state_dict()), [module.training for module in network.modules()]
-    snip(network, prunable_weights(network), [(torch.randn(8, 2, 8, 8), torch.randint(0, 5, (8,)))] * 2, training=training)
+    snip(
+        network,
+        prunable_weights(network),
+        [(torch.randn(8, 2, 8, 8), torch.randint(0, 5, (8,)))] * 2,
+        training=training,
+    )
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert bool((network.conv1.weight.grad == 1).all())

@@ -49,7 +49,12 @@ def test_counts_are_exact_on_the_decimal() -> None:
     assert keep_count(1000, 0.9) == 100
     assert int(1000 * (1 - 0.9)) == 99, "which floating point would have given"
     assert keep_count(1000, 0.9, "keep_fewer") == keep_count(1000, 0.9, "keep_more") == 100
-    assert [keep_count(10, 0.25, how) for how in ("nearest", "nearest_pruned", "keep_more", "keep_fewer")] == [8, 8, 8, 7]
+    assert [keep_count(10, 0.25, how) for how in ("nearest", "nearest_pruned", "keep_more", "keep_fewer")] == [
+        8,
+        8,
+        8,
+        7,
+    ]
     assert [keep_count(14, 0.25, how) for how in ("nearest", "nearest_pruned")] == [10, 10]
     assert [keep_count(35, 0.1, how) for how in ("nearest", "nearest_pruned")] == [32, 31]
     assert keep_count(266_610, 0.95) == round(Fraction(266_610) / 20) == 13_330
