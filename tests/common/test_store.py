@@ -139,6 +139,7 @@ def flip(name: str) -> Callable[[Path], object]:
         (lambda f: write_json_atomically(f / "state.json", {"status": "perfect"}, seal=True), "state.json"),
         (lambda f: write_json_atomically(f / "state.json", {"status": ["ok"]}, seal=True), "state.json"),
         (lambda f: write_json_atomically(f / "state.json", {"status": "ok", "sizes": 3}, seal=True), "state.json"),
+        (lambda f: write_json_atomically(f / "state.json", {"status": "ok", "sizes": {}}, seal=True), "state.json"),
         (lambda f: write_json_atomically(f / "state.json", {"status": "ok", "sizes": {"a": 3}}, seal=True), "state.json"),
         (lambda f: [(f / "state.json").unlink(), (f / "state.json").mkdir()], "state.json"),
         (lambda f: (f / "SHA256SUMS").unlink(), "state.json"),
