@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (PaperError, SpecError, StorageError, DamagedFileError, SlurmError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever was reading has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt as stop:
         then = str(stop) or "finished runs are kept, the same command goes on from here"
         print(f"\ninterrupted: {then}", file=sys.stderr)

@@ -45,14 +45,14 @@ def reproduce(paper: Paper, options: argparse.Namespace, slurm: SlurmOptions | N
     seeds = options.seeds or plan.seeds
     data = Path(options.data).resolve() if options.data else None
     store = Store(options.store, accept_stale=options.stale == "keep")
-    request = request_hash(plan, seeds, data, options.devices * options.nodes)
+    request = request_hash(plan, seeds, data)
     console.print(f"[bold]{paper.title}[/bold] ({paper.key}, scale {options.scale}): {plan.data_note}", highlight=False)
     if first and _is_current(paper, options, request, store):
         console.print("every run is in the store and nothing has changed since: nothing to train", highlight=False)
         with _writing(console, store, paper, options.scale):
             print_table(console, *draw(paper, plan, options.scale, options.results))
         return 0
-    runs = plan_runs(plan.arms, seeds, data, options.devices * options.nodes)
+    runs = plan_runs(plan.arms, seeds, data)
     _say_what_is_stale(console, runs, options)
     statuses = _launch(console, paper, runs, store, data, options, slurm)
     if not first:
@@ -70,8 +70,10 @@ def _exit_status(console: Console, runs: Sequence[Run], statuses: dict[str, str]
     """0 when every run is ok; else say which are not and where they say why."""
     bad = [run for run in runs if statuses[run.digest] != "ok"]
     for run in bad:
-        where = store / "runs" / run.digest
-        console.print(f"{run.label}: {statuses[run.digest]} (see {where}/state.json and log.txt)", highlight=False)
+        why = Store(store).reason(run.digest) or f"see {store / 'runs' / run.digest}/state.json and log.txt"
+        console.print(f"{run.label}: {statuses[run.digest]} ({why})", highlight=False, soft_wrap=True)
+    if bad:
+        console.print("the same command tries these again and keeps the others", highlight=False)
     return 1 if bad else 0
 
 

@@ -106,7 +106,7 @@ def plan_hash(plan: TablePlan) -> str:
     return _hash(plan)
 
 
-def request_hash(plan: TablePlan, seeds: Iterable[int], data: Path | None, world: int) -> str:
+def request_hash(plan: TablePlan, seeds: Iterable[int], data: Path | None) -> str:
     """Hash of everything that is asked of a table here: equal hashes ask for the same runs.
 
     Data files that the arms name count with their content; a missing one counts as missing.
@@ -117,7 +117,7 @@ def request_hash(plan: TablePlan, seeds: Iterable[int], data: Path | None, world
             files[name] = file_digest(Place(data=data).below_data(name))
         except SpecError:
             files[name] = "missing"
-    return _hash((arm_hashes(plan), tuple(seeds), str(data), files, world))
+    return _hash((arm_hashes(plan), tuple(seeds), str(data), files))
 
 
 def merged(recorded: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -38,6 +38,17 @@ def test_listing_needs_no_torch_and_about_a_second() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    pipe = subprocess.Popen(
+        [sys.executable, "-m", "papers", "list", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=-1
+    )
+    assert pipe.stdout is not None
+    pipe.stdout.close()
+    assert pipe.stderr is not None
+    assert pipe.stderr.read() == b""
+    pipe.wait(timeout=60)
+
+
 def test_listing_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     rows = {row["paper"]: row for row in json.loads(capsys.readouterr().out)}
@@ -123,6 +134,7 @@ def test_the_status_says_whether_every_run_is_ok() -> None:
     for status in ("failed", "interrupted", "not run", "damaged", "stale"):
         assert reproduce._exit_status(console, runs, {"a": "ok", "b": status}, Path("store")) == 1
         assert f"w8 seed 0: {status} (see store/runs/b/state.json and log.txt)" in out.getvalue()
+    assert "the same command tries these again" in out.getvalue()
 
 
 def test_make_passes_every_option_on() -> None:

@@ -232,15 +232,14 @@ def test_a_parents_options_decide_its_children() -> None:
     assert hashed(child(0.1)) != hashed(child(0.2))
 
 
-def test_a_request_counts_seeds_data_files_and_processes(tmp_path: Path) -> None:
+def test_a_request_counts_seeds_and_data_files(tmp_path: Path) -> None:
     arm = Arm("a", "a", spec("a.B", weights=(DataFile("w.ckpt"),)), spec("a.D"), spec("a.E"))
     table = TablePlan((arm,), (), (0,), "")
     (tmp_path / "w.ckpt").write_bytes(b"one")
     hashes = [
-        request_hash(table, (0,), tmp_path, 1),
-        request_hash(table, (0, 1), tmp_path, 1),
-        request_hash(table, (0,), tmp_path, 2),
-        request_hash(table, (0,), None, 1),
+        request_hash(table, (0,), tmp_path),
+        request_hash(table, (0, 1), tmp_path),
+        request_hash(table, (0,), None),
     ]
     assert len(set(hashes)) == len(hashes)
     (tmp_path / "w2.ckpt").write_bytes(b"two")
@@ -252,7 +251,7 @@ from common.experiment.arm import Arm, TablePlan
 from common.experiment.spec import DataFile, spec
 from papers.staleness import request_hash
 arm = Arm("a", "a", spec("a.B", weights=(DataFile("w.ckpt"),)), spec("a.D"), spec("a.E"))
-print(request_hash(TablePlan((arm,), (), (0,), ""), (0,), Path({str(tmp_path)!r}), 1))"""],
+print(request_hash(TablePlan((arm,), (), (0,), ""), (0,), Path({str(tmp_path)!r})))"""],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert answer.stdout.strip() not in hashes, "another file of the same name is another request"
