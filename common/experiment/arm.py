@@ -119,10 +119,13 @@ class Run:
 
 
 def canonical_run(arm: Arm, seed: int, place: Place) -> dict[str, Any]:
-    """Everything that decides the outcome of a run, as JSON values (the form that the digest hashes and the result stores)."""
+    """Everything that decides the outcome of a run, as JSON values (the form that the digest hashes and the result stores).
+
+    Not how many processes train it together: they share the batch of every step and end where one process ends but for
+    rounding, like another number of threads. The result's provenance records both.
+    """
     place = replace(place, digest=lambda parent: run_digest(parent, seed, place))
-    together = {"world": place.world} if place.world > 1 else {}
-    return together | {
+    return {
         "format": FORMAT,
         "method": canonical(arm.method, place),
         "data": canonical(arm.data, place),
@@ -140,16 +143,15 @@ def run_digest(arm: Arm, seed: int, place: Place) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def plan_runs(arms: Iterable[Arm], seeds: Iterable[int], data: Path | None = None, world: int = 1) -> list[Run]:
+def plan_runs(arms: Iterable[Arm], seeds: Iterable[int], data: Path | None = None) -> list[Run]:
     """All runs of a table, parents before children, each once.
 
     Args:
         arms: rows of the table.
         seeds: every arm is run at every one of them.
         data: the user's data root, where data files are part of an arm.
-        world: processes that train a run together.
     """
-    place = Place(data=data, world=world)
+    place = Place(data=data)
     ordered: dict[str, Run] = {}
 
     def add(arm: Arm, seed: int) -> Run:

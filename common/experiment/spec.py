@@ -78,11 +78,9 @@ class Place:
         data: the user's data root, or None when none was given.
         weights: gives the path of a parent's weights file from its arm and the name of what it kept.
         digest: gives the digest of a parent's run from its arm.
-        world: processes that train a run together; each takes the data module's batch, so they decide the total batch.
     """
 
     data: Path | None = None
-    world: int = 1
     weights: Callable[[Arm, str], Path] | None = field(default=None, compare=False)
     digest: Callable[[Arm], str] | None = field(default=None, compare=False)
 

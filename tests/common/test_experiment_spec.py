@@ -82,11 +82,6 @@ def test_digest_ignores_names_and_follows_everything_else(tmp_path) -> None:
     assert len({base, *different}) == 1 + len(different)
 
 
-def test_digest_follows_the_total_batch_of_several_devices() -> None:
-    one, two = plan_runs([arm()], (0,)), plan_runs([arm()], (0,), world=2)
-    assert one[0].digest == run_digest(arm(), 0, Place()) != two[0].digest
-
-
 def test_digest_of_a_child_follows_its_parent() -> None:
     def child(parent: Arm) -> Arm:
         return arm("child", method=spec("common.schedules.one_cycle", total=3, warm_up=WeightsOf(parent)))
