@@ -261,6 +261,21 @@ def test_a_file_of_tomorrow_is_told(places: Places) -> None:
     assert "state.json" in found.what
 
 
+def test_a_result_of_next_century_is_told(places: Places) -> None:
+    folder = places.results / "quantface" / "demo"
+    folder.mkdir(parents=True)
+    for name, text in (
+        ("a", '{"provenance": {"date": "2126-01-01T00:00:00+00:00"}}'),
+        ("b", "{"),
+        ("c", "[]"),
+        ("d", "{}"),
+    ):
+        (folder / f"{name}.json").write_text(text)
+    found = find(doctor_machine.clock, places, "1 files or results are dated in the future: ")
+    assert found.level == "warn"
+    assert "a.json of 2126" in found.what
+
+
 # --- results -------------------------------------------------------------------------------------------------------
 
 
