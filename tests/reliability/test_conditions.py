@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,11 @@ from common.experiment.phases import Machine
 from common.experiment.store import Store
 
 if __name__ == "__main__":
-    parent = tiny_runs.teacher(2)
-    runs = plan_runs([parent, tiny_runs.student(parent)], (0,))
-    watcher = tiny_runs.Silent()
-    statuses = launch(runs, Store(Path(sys.argv[1])), Machine(tracking="offline", paper="p", scale="smoke"), 1, watcher)
+    parent = tiny_runs.teacher(1)
+    arms = [parent, tiny_runs.student(parent)][: int(sys.argv[2])]
+    runs, watcher = plan_runs(arms, (0,)), tiny_runs.Silent()
+    machine = Machine(tracking=sys.argv[3], paper="p", scale="smoke")
+    statuses = launch(runs, Store(Path(sys.argv[1])), machine, 1, watcher)
     print(sorted(set(statuses.values())), len(watcher.ended))
 """
 
@@ -82,7 +84,7 @@ def faces_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, 8 MB large."""
     place = tmp_path / "disk"
@@ -147,14 +149,8 @@ def test_not_one_free_byte_is_said_and_does_no_harm(small_disk: Path) -> None:
     store, (run,) = Store(small_disk / "store"), plan_runs([teacher(1)], (0,))
     fill(small_disk, leave=0)
     watcher = AfterEach(lambda: None)
-    try:
-        statuses = launch([run], store, MACHINE, 1, watcher)
-    except StorageError as error:
-        assert "free some space" in str(error)
-    else:
-        assert statuses[run.digest] != "ok"
-        assert "free some space" in watcher.errors
-    assert store.status(run.digest) != "ok"
+    assert launch([run], store, MACHINE, 1, watcher)[run.digest] != "ok"
+    assert "free some space" in watcher.errors
     (small_disk / "ballast").unlink()
     assert launch([run], store, MACHINE, 1, Silent()) == {run.digest: "ok"}
 
@@ -173,39 +169,46 @@ def test_a_read_only_store_is_refused_before_anything_is_computed_and_still_read
     assert set(launch(runs, store, MACHINE, 1, watcher).values()) == {"ok"}
 
 
-def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
-    """As another user than root, whom permissions do not stop."""
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o555)
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from common.experiment.store import Store\n"
-        "from common.files import StorageError\n"
-        "try:\n"
-        "    with Store(Path(sys.argv[2])).exclusive('launch'):\n"
-        "        print('written')\n"
-        "except StorageError as error:\n"
-        "    print('refused:', error)\n"
-    )
-    become = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    for folder in (tmp_path, *tmp_path.parents):  # the way there has to be open
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    answer = subprocess.run(
-        [sys.executable, "-c", script, str(ROOT), str(closed / "store")],
-        capture_output=True, text=True, check=False, **become,
-    )  # fmt: skip
-    if "PermissionError" in answer.stderr or answer.returncode:
-        pytest.skip(f"another user cannot run Python here: {answer.stderr.strip().splitlines()[-1]}")
-    assert "refused:" in answer.stdout
-    assert "change its permissions or choose another folder" in answer.stdout
-    assert list(closed.iterdir()) == []
+def as_nobody(action: Callable[[], str]) -> str:
+    """What an action says in a process of a user without rights; permissions do not stop root."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writer, action().encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_folder_without_permission_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+
+        def write() -> str:
+            try:
+                with Store(Path(folder) / "store").exclusive("launch"):
+                    return "written"
+            except StorageError as error:
+                return str(error)
+
+        said = as_nobody(write)
+        assert "change its permissions or choose another folder" in said
+        assert folder in said
+        assert list(Path(folder).iterdir()) == []
 
 
 def own_data(name: str, root: Path) -> Arm:
     """An arm that measures on a user's own folder."""
-    data = spec("datasets.image_folder.ImageFolder", root=DataRoot("faces"), pairs="pairs.csv", size=32)
+    data = spec("datasets.image_folder.ImageFolder", root=DataRoot("faces"), pairs="pairs.csv", height=32, width=32)
     method = spec("common.recognition.Pretrained", backbone=network(), weights=WeightsOf(teacher(1)))
     return Arm(name, name, method, data, benchmark())
 
@@ -239,12 +242,12 @@ def test_a_file_of_the_data_root_that_is_missing_is_named_before_anything_starts
         plan_runs([Arm("real", "real", method, arm.data, benchmark(), (Phase("x", compute="y"),))], (0,), data=tmp_path)
 
 
-def run_command(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(tmp_path: Path, arms: int, tracking: str, **environment: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "command.py"
     script.write_text(COMMAND.format(root=str(ROOT), support=str(Path(__file__).parents[1] / "support")))
     here = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
     return subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "store")],
+        [sys.executable, str(script), str(tmp_path / "store"), str(arms), tracking],
         env={**here, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -270,14 +273,14 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path: Path) -> None:
         env={**os.environ, "LD_PRELOAD": library}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert backwards.stdout.strip() == "True", "the clock was not turned back: the test would show nothing"
-    answer = run_command(tmp_path, LD_PRELOAD=library)
-    assert answer.stdout.strip().endswith("['ok'] 2"), answer.stdout + answer.stderr
+    answer = run_command(tmp_path, 1, "disabled", LD_PRELOAD=library)
+    assert answer.stdout.strip().endswith("['ok'] 1"), answer.stdout + answer.stderr
     store = Store(tmp_path / "store")
     for folder in (store.root / "runs").iterdir():
         seconds = store.result(folder.name)["seconds"]
         assert min(seconds.values()) >= 0
         assert seconds["total"] < 600
-    assert run_command(tmp_path).stdout.strip().endswith("['ok'] 0"), "a second call computes nothing"
+    assert run_command(tmp_path, 1, "disabled").stdout.strip().endswith("['ok'] 0"), "a second call computes nothing"
 
 
 NO_NETWORK = """
@@ -289,6 +292,7 @@ NO_NETWORK = """
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <unistd.h>
 /* Connections to other machines, datagrams and name look-ups fail and are written down; this machine is left alone. */
@@ -317,8 +321,11 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     char own[256] = "";
     gethostname(own, sizeof own - 1);
-    if (!real) real = (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(RTLD_NEXT, "getaddrinfo");
-    if (!node || !strcmp(node, "localhost") || !strcmp(node, own) || !strncmp(node, "127.", 4) || !strcmp(node, "::1"))
+    if (!real)
+        real = (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(RTLD_NEXT, "getaddrinfo");
+    char address[16];
+    if (!node || !strcmp(node, "localhost") || !strcmp(node, own) || inet_pton(AF_INET, node, address) == 1
+        || inet_pton(AF_INET6, node, address) == 1)
         return real(node, service, hints, out);
     note(node); return EAI_FAIL;
 }
@@ -337,7 +344,7 @@ def test_nothing_needs_the_network_or_asks_for_it(tmp_path: Path) -> None:
     assert "Network is unreachable" in refused.stderr
     assert log.read_text() == "connect\n", "the test would not see a connection"
     log.unlink()
-    answer = run_command(tmp_path, **blocked)
+    answer = run_command(tmp_path, 2, "offline", **blocked)
     assert answer.stdout.strip().endswith("['ok'] 2"), answer.stdout + answer.stderr
     assert list((tmp_path / "store" / "wandb").glob("offline-run-*")), "tracking was on"
     assert not log.exists(), f"asked for the network: {log.read_text()}"
