@@ -10,7 +10,7 @@ from common.experiment.arm import TablePlan
 from common.experiment.judge import Verdict, judge
 from common.experiment.records import load_records, seal_results
 from common.experiment.render import to_csv, to_latex, to_markdown
-from common.experiment.sources import changed_modules
+from common.experiment.sources import bytes_of, changed_modules
 from common.experiment.store import Store
 from common.experiment.table import Table, build_table
 from common.files import parse_json, write_atomically, write_json_atomically
@@ -49,10 +49,12 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
         fairness_set=plan.fairness_set,
         stale=stale_runs(paper, plan, stored, folder),
     )
+    sources = judging()
     drawn: dict[str, Any] = {
         "verdicts": [verdict.to_dict() for verdict in verdicts],
         "table": table.to_dict(),
-        "judged": {"plan": plan_hash(plan), "sources": judging()},
+        "judged": {"plan": plan_hash(plan), "sources": sources},
+        "bytes": bytes_of({**stored.get("sources", {}), **sources}),
     }
     header = f"Basis: {paper.basis}. What deviates from the paper and why: [{paper.key}](../../papers/{paper.key}/README.md)."
     texts = {

@@ -61,7 +61,7 @@ def read_table(results: Path, key: str, scale: str) -> dict[str, Any]:
 def _is_table(table: Any) -> bool:
     if not isinstance(table, dict):
         return False
-    dicts = (table.get("sources", {}), table.get("arms", {}), table.get("judged", {}))
+    dicts = (table.get("sources", {}), table.get("arms", {}), table.get("judged", {}), table.get("bytes", {}))
     entries = [(entry, ("digest", "status")) for entry in table.get("runs", ())]
     entries += [(entry, ("key", "verdict")) for entry in table.get("verdicts", ())]
     return all(isinstance(one, dict) for one in dicts) and all(
@@ -82,7 +82,9 @@ def inspect_table(paper: Paper, scale: str, results: Path) -> TableState:
     except Exception:  # whatever a table that is being edited raises: it is not the one that made the results
         arms, judged = {}, ""
     recorded = table.get("judged", {})
-    stale, outdated = changed_modules(table.get("sources", {})), changed_modules(recorded.get("sources", {}))
+    unchanged = table.get("bytes", {})
+    stale = changed_modules(table.get("sources", {}), unchanged=unchanged)
+    outdated = changed_modules(recorded.get("sources", {}), unchanged=unchanged)
     if table.get("arms") != arms and UNRECORDED not in stale:
         stale = sorted({*stale, module})
     if recorded.get("plan") != judged and UNRECORDED not in outdated:

@@ -57,6 +57,7 @@ class SourceTree:
     # One entry a state of a file (path, time, size), kept for the life of the process.
     _sources: ClassVar[dict[tuple[str, int, int], Source]] = {}
     _hashes: ClassVar[dict[tuple[str, int, int], str]] = {}
+    _bytes: ClassVar[dict[tuple[str, int, int], str]] = {}
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,6 +102,17 @@ class SourceTree:
             self._sources[state] = read_source(tree, module, path.name == "__init__.py")
             self._hashes[state] = source_hash(text, tree)
         return self._sources[state]
+
+    def bytes_hash(self, key: str) -> str:
+        """16 hex digits over the bytes of a module's file, `key` being what `hash_of` takes.
+
+        Raises:
+            LookupError: there is no such module.
+        """
+        path, state = self._state(key.partition(":")[0])
+        if state not in self._bytes:
+            self._bytes[state] = hashlib.sha256(path.read_bytes()).hexdigest()[:HASH_LENGTH]
+        return self._bytes[state]
 
     def _hash(self, module: str) -> str:
         path, state = self._state(module)

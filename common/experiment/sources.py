@@ -31,6 +31,7 @@ __all__ = [
     "HASH_LENGTH",
     "NEUTRAL",
     "UNRECORDED",
+    "bytes_of",
     "changed_modules",
     "describe_changes",
     "sources_of",
@@ -103,18 +104,33 @@ def with_parents(sources: Mapping[str, str], parents: Iterable[Mapping[str, str]
     return together
 
 
-def changed_modules(recorded: Mapping[str, str], root: Path = ROOT) -> list[str]:
+def bytes_of(recorded: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+    """Hashes of the bytes of those recorded modules that say today what they said then: `changed_modules` is fast with them."""
+    tree = SourceTree(root)
+    return {key: tree.bytes_hash(key) for key, found in recorded.items() if _hash_now(tree, key) == found}
+
+
+def changed_modules(
+    recorded: Mapping[str, str], root: Path = ROOT, unchanged: Mapping[str, str] | None = None
+) -> list[str]:
     """Which of the recorded modules are gone or say something else now; empty when none is.
 
     Args:
         recorded: what `sources_of` gave. Nothing in it is trusted: what is no module of ours counts as changed. Where
             nothing is recorded the answer is `[UNRECORDED]`.
         root: the checkout.
+        unchanged: what `bytes_of` gave for the same record; a file of these bytes need not be parsed.
     """
     if not isinstance(recorded, Mapping) or not recorded:
         return [UNRECORDED]
-    tree = SourceTree(root)
-    return sorted({_shown(key) for key, found in recorded.items() if found is None or _hash_now(tree, key) != found})
+    tree, known = SourceTree(root), unchanged or {}
+    return sorted(
+        {
+            _shown(key)
+            for key, found in recorded.items()
+            if not _has_bytes(tree, key, known.get(key)) and (found is None or _hash_now(tree, key) != found)
+        }
+    )
 
 
 def describe_changes(changed: Iterable[str]) -> str:
@@ -129,6 +145,15 @@ def _shown(key: object) -> str:
     """A recorded key for a person: the module, printable and short also where it is a stranger's."""
     text = str(key).partition(":")[0]
     return text if text == UNRECORDED or _KEY.fullmatch(text) else ascii(text[:60])
+
+
+def _has_bytes(tree: SourceTree, key: object, known: str | None) -> bool:
+    if known is None or not isinstance(key, str) or not _KEY.fullmatch(key):
+        return False
+    try:
+        return tree.bytes_hash(key) == known
+    except (LookupError, OSError):
+        return False
 
 
 def _hash_now(tree: SourceTree, key: object) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common.experiment import sources
+from common.experiment import source_tree, sources
 from common.experiment.arm import Arm, Phase, Run
 from common.experiment.source_hash import source_hash
 from common.experiment.source_reach import NEUTRAL
@@ -20,6 +20,7 @@ from common.experiment.source_tree import SourceTree
 from common.experiment.sources import (
     EDITED,
     UNRECORDED,
+    bytes_of,
     changed_modules,
     describe_changes,
     sources_of,
@@ -200,6 +201,23 @@ def test_what_can_change_a_number_makes_results_stale(what: str, checkout: Path)
     *how, module = OTHER[what]
     edit(checkout, *how)
     assert changed_modules(recorded, root=checkout) == [module]
+
+
+def test_files_of_known_bytes_need_not_be_parsed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = sources_of([ONE], root=checkout)
+    recorded["common.gone"] = "0" * 16
+    known = bytes_of(recorded, root=checkout)
+    assert known.keys() == recorded.keys() - {"common.gone"}
+    edit(checkout, "common/late.py", "1", "1  # a comment")
+    edit(checkout, "common/named.py", "pass", "x = 1")
+    (checkout / "common/heads/base.py").unlink()
+    changed = changed_modules(recorded, root=checkout, unchanged=known)
+    assert changed == changed_modules(recorded, root=checkout) == ["common.gone", "common.heads.base", "common.named"]
+    parsed: list[bytes] = []
+    monkeypatch.setattr(source_tree, "source_hash", lambda source, tree=None: parsed.append(source))
+    edit(checkout, "common/late.py", "1", "2")
+    changed_modules(recorded, root=checkout, unchanged=known)
+    assert [text.strip() for text in parsed] == [b"answer = 2  # a comment"]
 
 
 def test_a_renamed_or_deleted_module_counts(checkout: Path) -> None:
