@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as L
@@ -115,11 +115,11 @@ def _before_this_step(progress: Any) -> Iterator[None]:
 
 def generator_states() -> dict[str, Any]:
     """States of all random generators, as tensors and plain values."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), keys.tolist(), int(position), int(has_gauss), float(gauss)],
+        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(gauss)],
         "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
     }
 
