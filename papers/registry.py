@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ BASES = ("code", "text", "reconstruction")
 FAMILIES = ("quantization", "distillation", "pruning", "bias study")
 FIELDS = {"title": str, "family": str, "year": int, "basis": str, "scales": list}
 ENTRY = {"row": (str,), "metric": (str,), "value": (int, float), "unit": (str,), "source": (str,), "verified": (bool,)}
+DEEP_KEY = re.compile(r"(?:\.[ \t]*[\w\"'-]+[ \t]*){32}")
 LONGEST_WORD, MOST_WORDS = 100, 50  # what is compared with each other, and shown, to answer a mistyped word
 SCALES = ("smoke", "demo", "real", "lab", "paper")
 
@@ -81,7 +83,10 @@ def read_paper(path: Path) -> Paper:
         PaperError: it is not TOML, or a field is missing or has a value that the suite does not know.
     """
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if DEEP_KEY.search(text):  # Python's parser takes quadratic time for such a key
+            raise ValueError("a key has more than 32 parts")
+        fields = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # Python's own limits on numbers and nesting are no TOMLDecodeError
         raise PaperError(f"{path} cannot be read: {error}") from error
     missing = [name for name in FIELDS if name not in fields]
