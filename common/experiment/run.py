@@ -14,7 +14,7 @@ import torch
 from common.experiment.arm import Arm, Run, canonical_run
 from common.experiment.callbacks import Report, derived_seed
 from common.experiment.phases import Machine, Work, further_process
-from common.experiment.sources import sources_of_run
+from common.experiment.sources import sources_of_run, with_parents
 from common.experiment.spec import Place, Spec, build, resolve_target
 from common.experiment.store import Store
 from common.files import StorageError
@@ -43,12 +43,12 @@ def execute(run: Run, store: Store, machine: Machine, report: Report) -> str:
     with store.lock(run.digest, on_wait=lambda: report({"phase": "waiting for another process that computes it"})):
         if store.status(run.digest) == "ok":
             return "ok"
-        sources = sources_of_run(run)
+        sources = _sources(run, store)
         _discard_what_cannot_be_used(run, store, sources, report)
         store.begin(run.digest, run.label, sources)
         _make_deterministic(machine)
         try:
-            _compute(run, store, machine, report, sources)
+            _compute(run, store, machine, report)
         except Exception as error:  # recorded, shown in the table, and in the exit status of the command
             report({"error": f"{type(error).__name__}: {error}"})
             _record_failure(run, store, error, report)
@@ -64,6 +64,12 @@ def _record_failure(run: Run, store: Store, error: Exception, report: Report) ->
         StorageError
     ) as refusal:  # the disk is full, say: the failure is shown, and the next call finds the run interrupted
         report({"error": f"the failure could not be recorded either: {refusal}"})
+
+
+def _sources(run: Run, store: Store) -> dict[str, str]:
+    """Hashes of the modules that decide the run's numbers; a parent that other code has made keeps what it was made with."""
+    finished = [parent for parent in run.parents if store.status(parent.digest) == "ok"]
+    return with_parents(sources_of_run(run), [store.result(parent.digest).get("sources") for parent in finished])
 
 
 def _discard_what_cannot_be_used(run: Run, store: Store, sources: dict[str, str], report: Report) -> None:
@@ -115,7 +121,7 @@ def _build(run: Run, place: Place) -> tuple[Any, Any]:
     return data, method
 
 
-def _compute(run: Run, store: Store, machine: Machine, report: Report, sources: dict[str, str]) -> None:
+def _compute(run: Run, store: Store, machine: Machine, report: Report) -> None:
     arm, folder = run.arm, store.folder(run.digest)
     place = _place_of(run, store, machine)
     started = time.monotonic()  # of this attempt; a clock that is set back does not matter
@@ -148,7 +154,7 @@ def _compute(run: Run, store: Store, machine: Machine, report: Report, sources: 
             "status": "ok",
             "spec": config,
             "parents": {parent.arm.name: parent.digest for parent in run.parents},
-            "sources": sources,
+            "sources": _sources(run, store),  # once more, so that a file edited while the run went on is noticed
             "metrics": measured.metrics,
             "pairs": measured.pairs,
             "cost": measured.cost,
