@@ -144,12 +144,13 @@ def test_a_residual_stream_goes_together_and_a_padded_one_not_at_all() -> None:
     stage = projected.group_of("layer2.1.conv2")
     assert stage.layers == ("layer2.0.conv2", "layer2.0.shortcut.0", "layer2.1.conv2", "layer2.2.conv2")
     assert stage.readers == ("layer2.1.conv1", "layer2.2.conv1", "layer3.0.conv1", "layer3.0.shortcut.0")
-    scores = {"layer2.1.conv2": torch.arange(32.0), "layer2.0.shortcut.0": -2 * torch.arange(32.0)}
-    removed = choose_channels(projected, scores, 0.25)
-    assert removed == {"layer2.1.conv2": list(range(24, 32))}, "tied scores are added"
+    scores = {"layer2.1.conv2": -torch.arange(32.0), "layer2.0.shortcut.0": torch.zeros(32)}
+    scores["layer2.0.shortcut.0"][5] = -100
+    removed = choose_channels(projected, scores, 1 / 16)
+    assert removed == {"layer2.1.conv2": [5, 31]}, "tied scores are added"
     kept = kept_channels(projected, removed)
     assert set(kept) == set(stage.layers)
-    assert all(left == list(range(24)) for left in kept.values())
+    assert all(left == [i for i in range(31) if i != 5] for left in kept.values())
 
 
 def test_whole_groups_of_a_grouped_convolution() -> None:
@@ -266,6 +267,15 @@ def test_an_embedding_can_become_smaller_if_that_is_meant() -> None:
     with torch.no_grad():
         torch.testing.assert_close(thin(x), network(x)[:, left], rtol=1e-5, atol=1e-5)
     assert not thin.features.weight.requires_grad
+
+
+def test_a_normalisation_without_parameters_is_masked_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    trained_looking(network)
+    network[1].running_mean.fill_(-1)  # a zero comes out of it as 1 / sigma
+    x = images((3, 9, 9))
+    thin, masked = remove_channels(network, {"0": [1, 4]}, x), mask_channels(network, {"0": [1, 4]}, x)
+    torch.testing.assert_close(thin(x), masked(x), rtol=1e-5, atol=1e-5)
 
 
 def test_tracing_works_without_gradients_and_in_half_of_the_network_frozen() -> None:

@@ -249,6 +249,10 @@ def test_criteria_by_name_and_ones_own() -> None:
     assert torch.equal(own["fc1"], network.fc1.weight.std(1))
     by_weight = taylor(network, {"conv1.weight": network.conv1.weight}, batches)["conv1.weight"]
     torch.testing.assert_close(score_filters("taylor", evidence)["conv1"], by_weight.flatten(1).sum(1))
+    twice = Evidence(network, ("conv1",), batches * 2)
+    torch.testing.assert_close(
+        score_filters("taylor", twice)["conv1"], by_weight.flatten(1).sum(1)
+    )  # the mean over batches
     with pytest.raises(ValueError, match="no criterion 'l3'; there are l1, l2"):
         score_filters("l3", evidence)
     with pytest.raises(ValueError, match=r"gave \[4, 1, 5, 5\] for conv1, expected \[4\]"):

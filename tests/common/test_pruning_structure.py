@@ -57,6 +57,9 @@ def test_a_pruned_network_is_loaded_from_its_spec_and_its_file(family: str, tmp_
     assert torch.equal(fresh(x), thin(x))
     assert repr(fresh) == repr(thin), "channels, groups and features of every layer"
     assert [p.requires_grad for p in fresh.parameters()] == [p.requires_grad for p in thin.parameters()]
+    frozen = FAMILIES[family][0]().requires_grad_(False)
+    load_pruned(frozen, tmp_path / "thin.safetensors")
+    assert not any(p.requires_grad for p in frozen.parameters())
     rebuilt = remove_channels(network, removed_channels(graph, kept), graph=graph)
     assert torch.equal(rebuilt(x), thin(x)), "the lists say which channels they were"
     again = remove_channels(fresh, {}, x)
