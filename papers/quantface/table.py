@@ -4,7 +4,8 @@ make quantface                                   demo: generated faces, 48 px, 3
 make quantface SCALE=smoke                       every arm for a few steps, under a minute
 make quantface SCALE=real DATA=/path             a published MobileFaceNet, LFW, FairFace
 make quantface SCALE=lab                         generated faces, 112 px, full-size networks: one GPU
-make quantface SCALE=paper DATA=/path DEVICES=4  MS1MV2 and images of generated faces, the paper's schedule
+make quantface SCALE=paper DATA=/path DEVICES=4  MS1MV2 and images of generated faces, the paper's schedule; 512 images a
+                                                 step, shared by the devices: any number of them that divides 512
 """
 
 from __future__ import annotations
@@ -248,12 +249,19 @@ def _real() -> TablePlan:
 
 
 def _paper() -> TablePlan:
-    """MS1MV2 for training and "real" fine-tuning, a folder of generated faces for the synthetic one; 4 x 128 images a step."""
+    """MS1MV2 for training and "real" fine-tuning, a folder of generated faces for the synthetic one; 512 images a step."""
     sets = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
     ms1mv2 = spec(
-        "datasets.insightface.InsightFaceRecords", root=DataRoot(), batch_size=128, num_workers=8, verification=sets
+        "datasets.insightface.InsightFaceRecords", root=DataRoot(), batch_size=512, num_workers=8, verification=sets
     )
-    gan = spec("datasets.image_folder.ImageFolder", root=DataRoot(), folder="synthetic_faces", images="", num_workers=8)
+    gan = spec(
+        "datasets.image_folder.ImageFolder",
+        root=DataRoot(),
+        folder="synthetic_faces",
+        images="",
+        batch_size=512,
+        num_workers=8,
+    )
     faces = {
         "real": (ms1mv2, "MS1MV2"),
         "synthetic": (spec("datasets.combined.TrainTest", train=gan, test=ms1mv2), "generated faces"),
