@@ -33,7 +33,7 @@ NUMBERS = {
 }
 DEEPEST = 16  # levels of cells in cells
 COMPLEX = 0x0800
-RATIO, SPARE = 100, 1 << 20  # what is unpacked of a compressed file: tables of names shrink to a fifteenth
+RATIO, SPARE = 50, 1 << 20  # what is unpacked of a compressed file: tables of names shrink to a fifteenth
 
 
 class DamagedMatlab(ValueError):

@@ -14,7 +14,7 @@ import numpy as np
 from common.files import DamagedFileError
 
 Arrays = Mapping[str, np.ndarray]
-LARGEST_EXPANSION = 1032  # what deflate can make of one byte
+LARGEST_EXPANSION, SPARE = 100, 1 << 20  # bytes that a byte may become, and bytes more; scores and pair tables: 1 to 7
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -29,7 +29,7 @@ def encode_arrays(arrays: Arrays) -> bytes:
 def decode_arrays(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` that was read already; `path` is what messages call it.
 
-    Nothing in it is executed. It takes no more memory than its bytes can expand to, whatever sizes it announces.
+    Nothing in it is executed. It takes no more memory than a hundred times its bytes, whatever sizes it announces.
 
     Raises:
         DamagedFileError: the bytes are no `.npz` of plain arrays.
@@ -37,8 +37,8 @@ def decode_arrays(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.nda
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            if sum(member.file_size for member in members) > LARGEST_EXPANSION * len(data):
-                raise ValueError("it announces more than its bytes can hold")
+            if sum(member.file_size for member in members) > LARGEST_EXPANSION * len(data) + SPARE:
+                raise ValueError("it announces far more than arrays of scores shrink to")
             return {member.filename.removesuffix(".npy"): _decode(archive.read(member)) for member in members}
     except Exception as error:  # what is raised for damaged bytes depends on where which parser stops
         raise DamagedFileError(f"{path} is damaged ({error}): restore it or run the arm again") from error

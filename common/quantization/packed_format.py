@@ -28,7 +28,7 @@ from common.quantization.weight_quantizer import GRANULARITIES, UniformWeightQua
 MAGIC = b"FPQUANT\x02"
 NUMBERS = struct.Struct("<IIQ")
 CHECKSUM = 32  # bytes of a SHA-256
-LARGEST_HEADER = 1 << 24  # 16 MiB: a hundred times the header of the largest network here
+LARGEST_HEADER = 1 << 20  # 1 MiB: thirteen times the header of an IResNet100
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
