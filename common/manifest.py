@@ -141,6 +141,8 @@ def _irregular(path: Path) -> str:
         return "" if stat.S_ISREG(path.lstat().st_mode) else "is no ordinary file"
     except FileNotFoundError:
         return "is missing"
+    except OSError as error:  # a name that is too long
+        return f"cannot be read ({error.strerror})"
 
 
 def _read(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from common.files import DamagedFileError
 
 Arrays = Mapping[str, np.ndarray]
 LARGEST_EXPANSION, SPARE = 100, 1 << 20  # bytes that a byte may become, and bytes more; scores and pair tables: 1 to 7
+LAST_CHARACTER = 0x10FFFF
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -38,7 +39,7 @@ def decode_arrays(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.nda
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > LARGEST_EXPANSION * len(data) + SPARE:
-                raise ValueError("it announces far more than arrays of scores shrink to")
+                raise ValueError("it announces more than its bytes can hold")
             return {member.filename.removesuffix(".npy"): _decode(archive.read(member)) for member in members}
     except Exception as error:  # what is raised for damaged bytes depends on where which parser stops
         raise DamagedFileError(f"{path} is damaged ({error}): restore it or run the arm again") from error
@@ -55,6 +56,8 @@ def _decode(raw: bytes) -> np.ndarray:
         raise ValueError(
             f"an array of shape {list(shape)} and type {dtype} does not have {len(raw) - file.tell()} bytes"
         )
+    if dtype.kind == "U" and (np.frombuffer(raw, f"{dtype.byteorder}u4", offset=file.tell()) > LAST_CHARACTER).any():
+        raise ValueError("a text holds what is no character")
     return np.ndarray(shape, dtype, raw, file.tell(), order="F" if fortran_order else "C").copy()
 
 

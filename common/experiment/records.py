@@ -21,6 +21,10 @@ from common.manifest import MANIFEST, read_manifest, read_verified, write_manife
 STATUSES = ("ok", "stale", "damaged", "failed", "interrupted", "not run")
 DRAWN = (".json", ".md", ".csv", ".tex", ".svg")  # endings of what lies beside a results folder and bears its name
 RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
+KINDS = {
+    "arm": str, "seed": int, "status": str, "pairs": dict, "metrics": dict, "cost": dict, "error": dict, "digest": str,
+    "provenance": dict, "stale": list,
+}  # fmt: skip
 COLUMNS = ("same", "fold", "group", "subject_a", "subject_b")
 
 
@@ -202,17 +206,24 @@ def _load_record(name: str, files: _Files, pools: Mapping[str, str]) -> RunRecor
         raise DamagedFileError(
             f"{path} names no {', '.join(missing)}: it is no result of a run; restore it or delete it"
         )
+    wrong = [key for key, kind in KINDS.items() if result.get(key) is not None and type(result[key]) is not kind]
+    if wrong or not all(isinstance(entry, dict) for entry in (result.get("metrics") or {}).values()):
+        raise DamagedFileError(f"{path} holds no run's {', '.join(wrong) or 'metrics'}; restore it or delete it")
     correct: dict[str, np.ndarray] = {}
     pairs: dict[str, PairTable] = {}
     if result["status"] == "ok":
         scores = files.arrays(f"{path.stem}.npz")
-        for pair_set, table_hash in result.get("pairs", {}).items():
-            key = (pair_set, table_hash)
+        for pair_set, table_hash in (result.get("pairs") or {}).items():
+            key = (pair_set, str(table_hash))
             if key not in files.tables:
                 files.tables[key] = _load_table(f"pairs-{table_hash}.npz", files, pair_set, pools)
             if f"{pair_set}/correct" not in scores:
                 raise DamagedFileError(f"{path.stem}.npz has no array '{pair_set}/correct', which {path} promises")
-            pairs[pair_set], correct[pair_set] = files.tables[key], scores[f"{pair_set}/correct"].astype(bool)
+            pairs[pair_set], correct[pair_set] = files.tables[key], scores[f"{pair_set}/correct"]
+            if correct[pair_set].dtype != bool:
+                raise DamagedFileError(
+                    f"{path.stem}.npz holds no decisions in '{pair_set}/correct', which {path} promises"
+                )
     try:
         return RunRecord(
             arm=str(result["arm"]),
@@ -236,6 +247,12 @@ def _load_table(name: str, files: _Files, pair_set: str, pools: Mapping[str, str
     missing = [column for column in (*COLUMNS, "group_names") if column not in arrays]
     if missing:
         raise DamagedFileError(f"{path} lacks {', '.join(missing)}: it is no pair table; restore it or run again")
+    wrong = [column for column in COLUMNS if arrays[column].ndim != 1 or arrays[column].dtype.kind not in "biu"]
+    texts = [arrays["group_names"], arrays.get("pool", np.array(pair_set))]
+    if wrong or [text.ndim for text in texts] != [1, 0] or any(text.dtype.kind != "U" for text in texts):
+        raise DamagedFileError(
+            f"{path} holds no numbers in {', '.join(wrong) or 'a column'}, or no names of its groups"
+        )
     stored = str(arrays["pool"]) if "pool" in arrays else pair_set
     names = tuple(str(name) for name in arrays["group_names"])
     try:
