@@ -20,11 +20,18 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 
 
 def encode_arrays(arrays: Arrays) -> bytes:
-    """The bytes of a compressed `.npz`; equal arrays give equal bytes."""
-    buffer = io.BytesIO()
+    """The bytes of a `.npz`; equal arrays give equal bytes.
+
+    It is compressed, except where that would shrink it so far (a collapsed network gives all pairs one score) that
+    `decode_arrays` would take it for a bomb.
+    """
     named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
-    np.savez_compressed(buffer, **named)
-    return buffer.getvalue()
+    packed, plain = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(packed, **named)
+    if sum(array.nbytes for array in named.values()) <= LARGEST_EXPANSION * packed.getbuffer().nbytes:
+        return packed.getvalue()
+    np.savez(plain, **named)
+    return plain.getvalue()
 
 
 def decode_arrays(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
