@@ -130,7 +130,7 @@ class _Launch:
         """What an interrupted user has to know."""
         jobs = " ".join(sorted(str(one.record.job) for one in self.active.values()))
         if not jobs:
-            return "no job was submitted"
+            return "jobs that were submitted go on, and the same command finds them again"
         return f"the jobs go on, and the same command finds them again; to cancel them: scancel {jobs}"
 
     def _ask(self) -> None:
@@ -187,17 +187,16 @@ class _Launch:
         status, said = self.store.status(one.run.digest), self._said(one)
         if status == "running":
             return None
-        if status in ("ok", "stale", "damaged") or (status == "failed" and said.get("end")):
+        if status in ("ok", "stale", "damaged") or (status == "failed" and said.get("begun")):
             return status
         job = (self.queue or {}).get(one.record.key)
         state = job.state if job is not None else end_of(str(one.record.job))
         if not said and (state in ("", "CANCELLED") or (job is not None and job.reason == NEVER)):
             return "not run"
         where = f" on {job.nodes}" if job is not None and job.nodes else ""
-        message = f"SLURM job {one.record.job} ended as {state or 'unknown'}{where} before the run was finished{self._log(one)}"
-        self.store.set_state(
-            one.run.digest, "interrupted", label=one.run.label, error={"type": "JobEnded", "message": message}
-        )
+        how = f"SLURM job {one.record.job} ended as {state or 'unknown'}{where} before the run was finished"
+        error = {"type": "JobEnded", "message": "; ".join(filter(None, (how, said.get("refused") or self._log(one))))}
+        self.store.set_state(one.run.digest, "interrupted", label=one.run.label, error=error)
         return "interrupted"
 
     def _log(self, one: _Active) -> str:
@@ -208,7 +207,7 @@ class _Launch:
         except OSError:
             return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"; {path} ends with: {last[:200]}"
+        return f"{path} ends with: {last[:200]}"
 
     def _end(self, one: _Active, status: str) -> None:
         del self.active[one.run.digest]

@@ -32,6 +32,7 @@ from common.files import DamagedFileError, read_json, write_json_atomically
 
 REPORT_SECONDS = 2.0
 RETRY_SECONDS = 5.0
+IDLE = 3  # time slots without a checkpoint after which another one would be wasted as well
 LAST_WORD_SECONDS = 60.0  # for the first process to record why it failed, before the others make SLURM end it
 FIRST_PHASE = "data"  # what `execute` reports once the run is its own and cleared of what cannot be used
 
@@ -48,7 +49,8 @@ def job_folder(store: Store, digest: str) -> Path:
 def read_progress(store: Store, digest: str) -> dict[str, Any]:
     """What the job of a run has last said of itself; empty when it has said nothing.
 
-    Keys: `job`, `restarts` (which attempt speaks), `requeues` (asked for by the run), `begun`, `event`, `end` (its status).
+    Keys: `job`, `restarts` (which attempt speaks), `requeues` (asked for by the run), `idle` (of them, the last ones that had no
+    checkpoint to show), `begun`, `event`, `end` (its status), `refused` (why it did not ask again).
     """
     try:
         found = read_json(job_folder(store, digest) / "progress.json")
@@ -83,16 +85,36 @@ class Progress:
 
     def __init__(self, store: Store, digest: str, attempt: Attempt) -> None:
         self.path = job_folder(store, digest) / "progress.json"
+        self.folder = store.folder(digest)
+        self.found = self._checkpoints()
         before = read_progress(store, digest)
-        requeues = int(before.get("requeues", 0)) if before.get("job") == attempt.job else 0
-        self.said: dict[str, Any] = {"job": attempt.job, "restarts": attempt.restarts, "requeues": requeues, "begun": False}
+        counts = {
+            name: int(before.get(name, 0)) if before.get("job") == attempt.job else 0 for name in ("requeues", "idle")
+        }
+        self.said: dict[str, Any] = {"job": attempt.job, "restarts": attempt.restarts, **counts, "begun": False}
         self.last = 0.0
         self.write()
 
-    @property
-    def requeues(self) -> int:
-        """How often this job has asked for another time slot."""
-        return int(self.said["requeues"])
+    def may_requeue(self, most: int) -> bool:
+        """Count a wish for another time slot, or say why it is not granted.
+
+        Args:
+            most: how many are allowed.
+        """
+        idle = 0 if self._checkpoints() != self.found else self.said["idle"] + 1
+        if self.said["requeues"] >= most:
+            refused = f"this job has asked for {most} further time slots already"
+        elif idle >= IDLE:
+            refused = f"{idle} time slots in a row were too short for a checkpoint: the job needs a longer TIME"
+        else:
+            self.write(requeues=self.said["requeues"] + 1, idle=idle)
+            return True
+        _say(f"not requeued: {refused}")
+        self.write(refused=refused)
+        return False
+
+    def _checkpoints(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in self.folder.glob("*.ckpt")}
 
     def report(self, event: dict[str, Any]) -> None:
         """Take an event of the run."""
@@ -202,6 +224,7 @@ class Warned:
 
         signal.signal(signal.SIGTERM, told)
         signal.signal(signal.SIGUSR2, told)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # what came while Python imported arrives now
 
     def told(self, number: int) -> None:
         """Act on a signal; may not return."""
@@ -213,11 +236,8 @@ class Warned:
                 os._exit(128 + number)
             if state != "RUNNING":
                 return
-        if self.progress.requeues >= self.requeues:
-            _say(f"not requeued: this job has asked for {self.requeues} further time slots already")
-            return
-        self.progress.write(requeues=self.progress.requeues + 1)
-        self._requeue()
+        if self.progress.may_requeue(self.requeues):
+            self._requeue()
 
     def _state(self) -> str:
         try:

@@ -27,7 +27,7 @@ class SlurmOptions:
         gpus: GPUs per node; None for as many as `Machine.devices` where the partition has any, 0 for none.
         parallel: how many jobs of one array may run at a time.
         requeues: how often a run may ask for another time slot; restarts that SLURM decides on do not count.
-        warning: seconds before the time limit at which SLURM tells the run to requeue.
+        warning: seconds before the time limit at which the run is told to requeue; None for 90, less where `minutes` is short.
         poll: seconds between two questions to the controller while the command waits.
         more: further options of `sbatch`, without their dashes.
     """
@@ -40,9 +40,16 @@ class SlurmOptions:
     gpus: int | None = None
     parallel: int = 64
     requeues: int = 50
-    warning: int = 90
+    warning: int | None = None
     poll: float = 10.0
     more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def warned(self) -> int:
+        """Seconds before the time limit at which SLURM tells the run to requeue (it may do so a minute earlier)."""
+        if self.warning is not None:
+            return self.warning
+        return 90 if self.minutes is None else min(90, 15 * self.minutes)
 
 
 def slurm_options(

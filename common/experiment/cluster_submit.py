@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +23,11 @@ from common.experiment.phases import Machine
 from common.experiment.store import Store
 from common.files import DamagedFileError, read_json, write_json_atomically
 
+# Blocks the warning until the job can act on it; Python would die of it while it still imports.
+BLOCK = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 ARRAY = 1000  # tasks of one array; SLURM's own default limit is 1001
 SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")  # settings of the site, not traces of an allocation
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
@@ -81,7 +88,7 @@ def submit(
             if run.digest not in jobs:
                 needed = frozenset(parent.digest for parent in run.parents if statuses[parent.digest] != "ok")
                 waiting.setdefault(needed, []).append(run)
-        parameters = _parameters(machine, options) if waiting else {}
+        parameters = sbatch_parameters(machine, options) if waiting else {}
         for needed, alike in waiting.items():
             after = sorted(str(jobs[digest].job) for digest in needed)
             for start in range(0, len(alike), ARRAY):
@@ -123,7 +130,8 @@ def _submit_array(
     for digest, record in records.items():
         (job_folder(store, digest) / "progress.json").unlink(missing_ok=True)
         _write_record(store, digest, record)
-    executor = submitit.SlurmExecutor(store.root / "slurm" / name, max_num_timeout=options.requeues)
+    python = shlex.join([sys.executable, "-c", BLOCK])
+    executor = submitit.SlurmExecutor(store.root / "slurm" / name, python=python)
     dependency = {"dependency": "afterok:" + ":".join(after)} if after else {}
     try:
         with _outside_any_allocation():
@@ -137,7 +145,7 @@ def _submit_array(
     return records
 
 
-def _parameters(machine: Machine, options: SlurmOptions) -> dict[str, Any]:
+def sbatch_parameters(machine: Machine, options: SlurmOptions) -> dict[str, Any]:
     """Of submitit's SlurmExecutor; each process of a run is a task of its own."""
     gpus = options.gpus
     if gpus is None:
@@ -155,7 +163,7 @@ def _parameters(machine: Machine, options: SlurmOptions) -> dict[str, Any]:
         "nodes": machine.nodes,
         "ntasks_per_node": machine.devices,
         "cpus_per_task": machine.threads,
-        "signal_delay_s": options.warning,
+        "signal_delay_s": options.warned,
         "array_parallelism": options.parallel,
         "stderr_to_stdout": True,
         "wckey": None,
