@@ -40,6 +40,7 @@ def method_cli(target: str, arguments: list[str] | None = None) -> LightningCLI:
         trainer_defaults={
             "callbacks": [StopAtNonFiniteLoss(), SaveNetwork()],
             "num_sanity_val_steps": 0,
+            "plugins": [{"class_path": "common.synchronized_layers.SynchronizedLayers"}],
         },
         args=arguments,
     )

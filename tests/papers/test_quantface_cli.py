@@ -12,6 +12,7 @@ from PIL import Image
 from common.backbones import MobileFaceNet
 from common.experiment.method_cli import method_cli
 from common.quantization import quantize_network, require_observed_ranges
+from common.synchronized_layers import SynchronizedLayers
 from common.weights import load_weights, save_weights
 
 TARGET = "papers.quantface.method.QuantFace"
@@ -78,3 +79,9 @@ def test_help_speaks_of_every_hyper_parameter(capsys: pytest.CaptureFixture[str]
     for name in ("weight_bits", "activation_bits", "tracked_steps", "lr_drops", "batch_statistics"):
         assert f"--model.{name}" in text
     assert "python -m papers.quantface" in text
+
+
+def test_several_devices_would_train_with_synchronised_layers(own: Path) -> None:
+    (own / "config.yaml").write_text(yaml.safe_dump(arguments(own)))
+    cli = method_cli(TARGET, ["fit", "--config", str(own / "config.yaml")])
+    assert isinstance(cli.trainer._accelerator_connector._layer_sync, SynchronizedLayers)
