@@ -47,7 +47,7 @@ class BUPTFaces(pl.LightningDataModule):
         root: data root.
         folder: folder of the race folders under it.
         exclude: identities that are left out.
-        batch_size: images a training batch and process.
+        batch_size: images a training step, over all processes together.
         seed: decides order and flips of the training images, together with the epoch.
         flip: mirror training images with probability 1/2.
         width: 112, or 96 to keep the columns 8..103 for networks that read 112x96.

@@ -168,7 +168,7 @@ class FairFace(pl.LightningDataModule):
         width: 112, or 96 to keep the columns 8..103 of the template crop.
         divisor: pixels enter the network as (x - 127.5) / divisor.
         repair_ages: see `read_labels`.
-        batch_size: images a training batch and process.
+        batch_size: images a training step, over all processes together.
         seed: decides order and flips of the training images, together with the epoch.
         flip: mirror training images with probability 1/2.
         num_workers: processes that decode images if the set is too large for memory.
@@ -239,11 +239,12 @@ class FairFace(pl.LightningDataModule):
 
     def _loader(self, split: str, training: bool) -> MemoryLoader | StreamLoader:
         images, labels = self.images(split), torch.from_numpy(self.codes(split, self.target))
-        flip, divisor = self.flip and training, self.divisor
+        options = (self.batch_size, self.seed, self.flip and training, training, training, self.divisor)
+        # Every process validates on the whole part.
+        place: dict[str, Any] = {} if training else {"rank": 0, "world": 1}
         if isinstance(images, torch.Tensor):
-            return MemoryLoader(images, labels, self.batch_size, self.seed, flip, training, training, divisor)
-        source = LabelledImages(images, labels)
-        return StreamLoader(source, self.batch_size, self.seed, flip, training, training, divisor, self.num_workers)
+            return MemoryLoader(images, labels, *options, **place)
+        return StreamLoader(LabelledImages(images, labels), *options, self.num_workers, **place)
 
     def train_dataloader(self) -> MemoryLoader | StreamLoader:
         """Images float32 [B, 3, H, W] of the training part and codes int64 [B] of `target`."""

@@ -109,7 +109,7 @@ class ImageFolder(pl.LightningDataModule):
         height: height that every image must have, in pixels.
         width: width that every image must have, in pixels.
         divisor: pixels enter the network as (x - 127.5) / divisor.
-        batch_size: images a training batch and process.
+        batch_size: images a training step, over all processes together.
         seed: decides order and flips of the training images, together with the epoch.
         flip: mirror training images with probability 1/2.
         num_workers: processes that decode images if the set is too large for memory.
@@ -196,13 +196,12 @@ class ImageFolder(pl.LightningDataModule):
 
     def _loader(self, name: str, training: bool) -> MemoryLoader | StreamLoader:
         images, labels, _ = self.split(name)
-        flip = self.flip and training
+        options = (self.batch_size, self.seed, self.flip and training, training, training, self.divisor)
+        # Every process validates on the whole split.
+        place: dict[str, Any] = {} if training else {"rank": 0, "world": 1}
         if isinstance(images, torch.Tensor):
-            return MemoryLoader(images, labels, self.batch_size, self.seed, flip, training, training, self.divisor)
-        source = LabelledImages(images, labels)
-        return StreamLoader(
-            source, self.batch_size, self.seed, flip, training, training, self.divisor, self.num_workers
-        )
+            return MemoryLoader(images, labels, *options, **place)
+        return StreamLoader(LabelledImages(images, labels), *options, self.num_workers, **place)
 
     def train_dataloader(self) -> MemoryLoader | StreamLoader:
         """Images float32 [B, 3, H, W] and labels int64 [B] of the split train."""

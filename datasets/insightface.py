@@ -89,7 +89,7 @@ class InsightFaceRecords(pl.LightningDataModule):
     Args:
         root: data root.
         folder: folder of `train.rec`, `train.idx` and `property` under the root (`faces_emore` is MS1MV2).
-        batch_size: images a batch and process.
+        batch_size: images a step, over all processes together.
         seed: decides order and flips, together with the epoch.
         flip: mirror with probability 1/2, InsightFace's only augmentation.
         width: 112, or 96 to keep the columns 8..103 for networks that read 112x96.

@@ -77,7 +77,7 @@ class LFW(pl.LightningDataModule):
         width: 112, or 96 to keep the columns 8..103 for networks that read 112x96.
         divisor: pixels enter the network as (x - 127.5) / divisor.
         groups: "gender" (from `gender.csv`, optional) or "none".
-        batch_size: images a training batch and process.
+        batch_size: images a training step, over all processes together.
         seed: decides order and flips of the training images, together with the epoch.
         flip: mirror training images with probability 1/2.
 

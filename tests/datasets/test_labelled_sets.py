@@ -114,6 +114,28 @@ def test_memory_and_stream_give_the_same_batches(fairface: Path) -> None:
         assert torch.equal(la, lb)
 
 
+@pytest.mark.parametrize("in_memory", [100, 0])
+def test_processes_share_the_training_and_each_validates_on_everything(
+    fairface: Path, in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three validation images: two processes could not share them equally."""
+    (fairface / "fairface" / "images.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"train/{k}.jpg,a,train\n" for k in range(4))
+        + "val/0.jpg,a,val\nval/1.jpg,a,val\n"
+        "val/2.jpg,a,val\n"
+    )
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    for data in (
+        FairFace(str(fairface), batch_size=4, in_memory=in_memory, num_workers=0),
+        ImageFolder(str(fairface), "fairface", batch_size=4, in_memory=in_memory, num_workers=0, height=224, width=224),
+    ):
+        assert {len(labels) for _, labels in data.train_dataloader()} == {2}
+        assert sum(len(labels) for _, labels in data.val_dataloader()) == 3
+
+
 def test_fairface_options(fairface: Path) -> None:
     assert FairFace(str(fairface), crop="chip").images("val").shape == (3, 3, 224, 224)
     assert FairFace(str(fairface), width=96).images("val").shape == (3, 3, 112, 96)
