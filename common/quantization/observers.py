@@ -2,8 +2,8 @@
 
 An observer changes its range only while `tracking` is on. Ranges are buffers: they travel with the state dict. When
 several processes train together, a batch is that of all of them: every process ends up with the same range, the one
-that a single process would have observed. Nothing here looks at `training`: whether a batch may move the ranges is decided by the training schedule alone,
-so that evaluation cannot widen them by accident.
+that a single process would have observed. Nothing here looks at `training`: whether a batch may move the ranges is
+decided by the training schedule alone, so that evaluation cannot widen them by accident.
 """
 
 from __future__ import annotations
