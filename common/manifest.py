@@ -131,8 +131,11 @@ def _locate(folder: Path, name: str) -> tuple[Path, str]:
         return path / MANIFEST, f"names {name!r}, which leads out of its folder"
     for part in name.split("/"):
         path = path.parent if part == ".." else path / part
-        if part != ".." and path.is_symlink():
-            return path, "is a symbolic link, which is not followed"
+        try:
+            if part != ".." and path.is_symlink():
+                return path, "is a symbolic link, which is not followed"
+        except OSError as error:  # a name that is too long
+            return path, f"cannot be looked at ({error.strerror})"
     return path, ""
 
 
