@@ -135,7 +135,8 @@ def _slurm(options: argparse.Namespace) -> SlurmOptions | None:
     if options.threads == "auto":
         raise PaperError("THREADS=auto shares out the cores of this machine: with LAUNCH=slurm give a number")
     require_slurm()
-    return slurm_options(options.partition, options.account, options.time, options.slurm)
+    settings = [f"parallel={options.jobs}"] * bool(options.jobs) + options.slurm
+    return slurm_options(options.partition, options.account, options.time, settings)
 
 
 def _redraw(arguments: list[str]) -> int:

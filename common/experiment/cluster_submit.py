@@ -16,7 +16,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from common.experiment.arm import Run
-from common.experiment.cluster_job import RunJob, job_folder
+from common.experiment.cluster_job import RunJob, job_folder, read_progress
 from common.experiment.cluster_options import SlurmError, SlurmOptions
 from common.experiment.cluster_queue import QueuedJob, ask, partition_has_gpus, queued_jobs
 from common.experiment.phases import Machine
@@ -80,7 +80,8 @@ def submit(
     """
     with store.exclusive("slurm", on_wait):
         records = {run.digest: found for run in runs if (found := _read_record(store, run.digest))}
-        queue = queued_jobs(record.name for record in records.values())
+        earlier = _folders(store)
+        queue = queued_jobs(earlier | {record.name for record in records.values()})
         jobs = _attach(runs, statuses, records, queue)
         attached = frozenset(jobs)
         waiting: dict[frozenset[str], list[Run]] = {}
@@ -93,7 +94,8 @@ def submit(
             after = sorted(str(jobs[digest].job) for digest in needed)
             for start in range(0, len(alike), ARRAY):
                 jobs |= _submit_array(alike[start : start + ARRAY], after, store, machine, options, parameters)
-        _forget(store, {record.name for record in records.values()} - {job.name for job in jobs.values()}, queue)
+        for name in earlier - {job.name for job in queue.values() if job.alive}:
+            shutil.rmtree(store.root / "slurm" / name, ignore_errors=True)
         return Submission(jobs, attached)
 
 
@@ -189,18 +191,21 @@ def _outside_any_allocation() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _forget(store: Store, names: set[str], queue: dict[tuple[str, int | None], QueuedJob]) -> None:
-    """Delete scripts and pickles of submissions that are over; their runs have been submitted again."""
-    for name in names - {job.name for job in queue.values() if job.alive}:
-        shutil.rmtree(store.root / "slurm" / name, ignore_errors=True)
+def _folders(store: Store) -> set[str]:
+    """Submissions of this user whose scripts, pickles and logs are still there; those that are over are deleted."""
+    found = (store.root / "slurm").glob("*/*.sh")
+    return {path.parent.name for path in found if path.lstat().st_uid == os.getuid()}
 
 
 def _read_record(store: Store, digest: str) -> JobRecord | None:
+    """The job that a run was given last; None when there is none, or when it has said its last word."""
     try:
         found = read_json(job_folder(store, digest) / "job.json")
-        return JobRecord(str(found["name"]), found["task"], found["job"])
+        record = JobRecord(str(found["name"]), found["task"], found["job"])
     except (FileNotFoundError, DamagedFileError, KeyError, TypeError):
         return None  # never submitted, or written by a stranger: no job of ours
+    said = read_progress(store, digest)
+    return None if said.get("end") and said.get("job") == record.job else record
 
 
 def _write_record(store: Store, digest: str, record: JobRecord) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import getpass
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -165,7 +165,7 @@ def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
         yield cluster
     finally:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-            cluster.ask("scancel", f"--user={getpass.getuser()}")
+            cluster.ask("scancel", f"--user={os.getuid()}")
         for name in reversed(list(cluster.daemons)):
             cluster.stop(name)
         for pid in cluster.processes():
@@ -182,7 +182,7 @@ def _prepared(root: Path) -> SlurmCluster:
     ports = _free_ports(2)
     plugins = environment.pop("PLUGINS", "")
     text = CONFIGURATION.format(
-        root=root, user=getpass.getuser(), controller_port=ports[0], node_port=ports[1], plugins=plugins
+        root=root, user=pwd.getpwuid(os.getuid()).pw_name, controller_port=ports[0], node_port=ports[1], plugins=plugins
     )
     (root / "slurm.conf").write_text(text)
     return SlurmCluster(root, {**environment, "SLURM_CONF": f"{root}/slurm.conf"}, programs)

@@ -51,6 +51,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {**running.environment, "PYTHONPATH": str(SUPPORT)}.items():
             patch.setenv(name, value)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["common.experiment.run"])
         forkserver.ensure_running()  # before there is a gate: what it starts inherits this environment
         yield running
 
@@ -99,7 +100,11 @@ def meanwhile(
 ) -> Iterator[tuple[Noting, dict[str, str]]]:
     """Launch in a thread; its watcher, and the statuses, which are there at the end."""
     watcher, statuses = Noting(), {}
-    thread = threading.Thread(target=lambda: statuses.update(launch_on_slurm(runs, store, machine, options, watcher)))
+
+    def wait() -> None:
+        statuses.update(launch_on_slurm(runs, store, machine, options, watcher))
+
+    thread = threading.Thread(target=wait, daemon=True)  # it waits for ever once the cluster of a failed test is gone
     thread.start()
     yield watcher, statuses
     thread.join(timeout=PATIENCE)
