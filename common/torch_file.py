@@ -1,8 +1,8 @@
 """Files of `torch.save`, read without PyTorch's loader: tensors and plain values, nothing else.
 
 `torch.load(weights_only=True)` runs no code of the file, but it calls what the file asks for: forty bytes reserve gigabytes
-(`torch.FloatTensor(10**10)`), unpack to gigabytes (a deflated member), or take a lifetime (a dictionary whose key is a tuple,
-nested in pairs of itself). Here the pickle is read by a machine that knows the operations of honest checkpoints only, and
+(`torch.FloatTensor(2**30)`), unpack to gigabytes (a deflated member), or take a lifetime (a key that is a tuple, nested in
+pairs of itself). Here the pickle is read by a machine that knows the operations of honest checkpoints only, and
 every tensor's size is compared with the bytes that are there before it is made.
 
 Both forms are read: the zip archive (PyTorch 1.6 and later) and the older one, pickles followed by the storages' bytes.
@@ -34,6 +34,7 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+DAMAGE = (ValueError, LookupError, TypeError, struct.error, zipfile.BadZipFile, RuntimeError, EOFError)
 KEYS = (str, int, float, bool, bytes, type(None))
 
 
@@ -73,30 +74,22 @@ def read_torch_file(data: bytes) -> Any:
         return _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
     except TorchFileError:
         raise
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        struct.error,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-    ) as error:
+    except DAMAGE as error:
         raise TorchFileError(f"damaged ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def _read_zip(data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {member.filename: member for member in archive.infolist()}
-        packed = [name for name, member in members.items() if member.compress_type != zipfile.ZIP_STORED]
-        if packed or sum(member.file_size for member in members.values()) > len(data):
+        members = archive.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > len(data):
             raise TorchFileError("its members are compressed or overlap, which torch.save never does")
-        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise TorchFileError("an archive without one data.pkl, so not written by torch.save")
         folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise TorchFileError("written on a big-endian machine")
         storages: dict[str, torch.Tensor] = {}
 
@@ -167,12 +160,20 @@ def _dictionary(items: Any = None) -> Any:
     return {} if items is None else items
 
 
+def _bytes(text: Any, encoding: Any) -> bytes:
+    """How pickles of Python 2 write bytes."""
+    if type(text) is not str or encoding != "latin1":
+        raise TorchFileError("bytes of something else than a text")
+    return text.encode("latin1")
+
+
 CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "Counter"): _dictionary,
+    ("_codecs", "encode"): _bytes,
     ("torch", "Size"): lambda sizes: sizes,
 }
 
@@ -182,6 +183,7 @@ class _Machine:
 
     def __init__(self, file: io.BytesIO, storage: Callable[[_Storage], torch.Tensor]) -> None:
         self.file, self.storage = file, storage
+        self.left = file.getbuffer().nbytes  # characters that may be copied into bytes
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -221,11 +223,6 @@ class _Machine:
         values, self.stack[-count:] = self.stack[-count:], []
         return values
 
-    def named(self, name: str) -> None:
-        """`module name`, which stands for what may be called."""
-        module, _, attribute = name.partition(" ")
-        self.name(module, attribute)
-
     def name(self, module: Any, attribute: Any) -> None:
         """What may be called, or a kind of storage; nothing is imported."""
         if type(module) is not str or type(attribute) is not str:
@@ -239,6 +236,9 @@ class _Machine:
         called, arguments = self.take(2)
         if not isinstance(called, _Name) or (called.module, called.name) not in CALLS or type(arguments) is not tuple:
             raise UnsafeTorchFile("it calls what is no part of a tensor")
+        self.left -= sum(len(text) for text in arguments if isinstance(text, str))
+        if self.left < 0:
+            raise TorchFileError("it copies one text over and over")
         self.stack.append(CALLS[called.module, called.name](*arguments))
 
     def refer(self) -> None:
@@ -291,7 +291,7 @@ OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "SETITEMS": lambda machine, _: machine.put(machine.since_mark()),
     **dict.fromkeys(("BINGET", "LONG_BINGET", "GET"), lambda machine, slot: machine.stack.append(machine.memo[slot])),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"), _keep),
-    "GLOBAL": lambda machine, name: machine.named(name),
+    "GLOBAL": lambda machine, name: machine.name(*name.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.name(*machine.take(2)),
     "REDUCE": lambda machine, _: machine.call(),
     "BINPERSID": lambda machine, _: machine.refer(),

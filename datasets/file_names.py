@@ -17,6 +17,10 @@ from datasets.errors import UnsafePath
 
 LONGEST_PART = 255  # bytes; what file systems allow for one name
 LONGEST_NAME = 1024  # bytes; the longest path of a published data set has about 100
+PROBLEMS = {
+    errno.ELOOP: "is a link that leads in a circle; put the file itself there",
+    errno.ENAMETOOLONG: "is a longer name than this file system allows",
+}
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
@@ -36,7 +40,9 @@ def checked_name(name: str, where: str) -> str:
         problem = "leads out of its folder"
     elif CONTROL.search(name):
         problem = "holds a control character"
-    elif len(os.fsencode(name)) > LONGEST_NAME or any(len(os.fsencode(part)) > LONGEST_PART for part in parts):
+    elif (
+        any(len(os.fsencode(part)) > LONGEST_PART for part in name.split("/")) or len(os.fsencode(name)) > LONGEST_NAME
+    ):
         problem = "is longer than any file name"
     else:
         return name
@@ -63,16 +69,16 @@ def require_regular(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnsafePath: a folder, a device, a pipe, or links that lead in a circle.
+        UnsafePath: a folder, a device, a pipe, links that lead in a circle, or a name that is too long.
     """
     try:
         mode = os.stat(path).st_mode
     except NotADirectoryError as error:
         raise FileNotFoundError(f"{path} does not exist: a part of it is a file, not a folder.") from error
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in PROBLEMS:
             raise
-        raise UnsafePath(f"{path} is a link that leads in a circle. Put the file itself there.") from error
+        raise UnsafePath(f"{path} {PROBLEMS[error.errno]}.") from error
     if not stat.S_ISREG(mode):
         raise UnsafePath(f"{path} is a folder, a device or a pipe, expected a file.")
 

@@ -17,20 +17,8 @@ import numpy as np
 
 COMPRESSED, MATRIX = 15, 14
 CELL, STRUCTURE, CHARACTERS = 1, 2, 4
-NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-    16: "u1",
-    17: "u2",
-}
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+TEXTS = {1: "latin1", 2: "latin1", 4: "utf-16-{}", 16: "utf-8", 17: "utf-16-{}", 18: "utf-32-{}"}
 DEEPEST = 16  # levels of cells in cells
 COMPLEX = 0x0800
 RATIO, SPARE = 50, 1 << 20  # what is unpacked of a compressed file: tables of names shrink to a fifteenth
@@ -124,8 +112,10 @@ class _Reader:
             value: Any = Cells(shape, self._matrices(data, at, count, depth))
         elif word & 0xFF == STRUCTURE:
             value = self._structure(data, at, shape, depth)
-        elif word & 0xFF == CHARACTERS or 6 <= word & 0xFF <= 15:
-            value = self._numbers(data, at, shape, word & 0xFF == CHARACTERS)
+        elif word & 0xFF == CHARACTERS:
+            value = self._text(data, at, shape)
+        elif 6 <= word & 0xFF <= 15:
+            value = self._numbers(data, at, shape)
         else:
             raise DamagedMatlab(f"an array is of type {word & 0xFF}: no cells, structures, texts or numbers")
         return name.decode("latin1"), value
@@ -152,7 +142,7 @@ class _Reader:
         items = tuple(values[k : k + len(fields)] for k in range(0, len(values), len(fields) or 1))
         return Cells(shape, items, fields)
 
-    def _numbers(self, data: bytes, at: int, shape: tuple[int, ...], text: bool) -> Any:
+    def _numbers(self, data: bytes, at: int, shape: tuple[int, ...]) -> np.ndarray:
         kind, body, _ = self.element(data, at) if math.prod(shape) else (1, b"", at)
         if kind not in NUMBERS:
             raise DamagedMatlab(f"an array of numbers is stored as type {kind}")
@@ -160,6 +150,14 @@ class _Reader:
         if math.prod(shape) * dtype.itemsize != len(body):
             raise DamagedMatlab(f"an array of shape {shape} holds {len(body)} bytes of numbers")
         values = np.frombuffer(body, dtype)
-        if text:
-            return "".join(map(chr, values.tolist())) if dtype.kind == "u" else body.decode("latin1")
         return values.reshape(shape, order="F") if values.size else values
+
+    def _text(self, data: bytes, at: int, shape: tuple[int, ...]) -> str:
+        kind, body, _ = self.element(data, at) if math.prod(shape) else (1, b"", at)
+        try:
+            text = body.decode(TEXTS[kind].format({"<": "le", ">": "be"}[self.order]))
+        except (KeyError, UnicodeDecodeError) as error:
+            raise DamagedMatlab(f"a text of type {kind} cannot be read") from error
+        if len(text) > math.prod(shape):
+            raise DamagedMatlab(f"a text of shape {shape} has {len(text)} characters")
+        return text
