@@ -77,7 +77,7 @@ class Plain:
         torch.float32,
         1j,
     ],
-    ids=str,
+    ids=["mkdir", "eval", "object", "set", "bytearray", "device", "dtype", "complex"],
 )
 def test_what_is_no_plain_value_is_refused(
     content: Any, zipped: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
