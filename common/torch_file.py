@@ -34,7 +34,7 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-DAMAGE = (ValueError, LookupError, TypeError, struct.error, zipfile.BadZipFile, RuntimeError, EOFError)
+DAMAGE = (ValueError, LookupError, TypeError, struct.error, zipfile.BadZipFile, RuntimeError, EOFError, OverflowError)
 KEYS = (str, int, float, bool, bytes, type(None))
 
 
