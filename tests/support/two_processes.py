@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 
-def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any, timeout: float = 120.0) -> list[Any]:
+def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any, timeout: float = 600.0) -> list[Any]:
     """`function(*arguments)` in both of two processes; returns what each returned, rank 0 first.
 
     `function` must be importable. It finds the environment that Lightning's launcher would make; the process group is its
