@@ -36,7 +36,7 @@ MACHINE = Machine(checkpoint_every=0)
 OPTIONS = SlurmOptions(poll=0.3)
 SUPPORT = Path(__file__).parents[1] / "support"
 ARTEFACTS = ("network.safetensors", "scores.npz")
-PATIENCE = 240.0
+PATIENCE = 900.0  # only a machine that does much else comes near it
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,8 @@ class Gate:
 
     def steps(self, rank: int = 0) -> list[int]:
         """The steps that were begun, in order."""
-        return [int(line) for line in (self.folder / f"steps-{rank}").read_text().split()]
+        file = self.folder / f"steps-{rank}"
+        return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
 @pytest.fixture
@@ -218,7 +219,8 @@ def test_a_preempted_run_on_two_devices_is_requeued_within_its_grace_period(
     store, local = Store(tmp_path / "store"), Store(tmp_path / "local")
     machine = replace(MACHINE, devices=2, paper="pair")
     with meanwhile(runs, store, machine, replace(OPTIONS, partition="grace")) as (_, statuses):
-        until(lambda: gate.waiting() == 2, "both processes at the gate")
+        until(lambda: gate.waiting() == 1, "the first process at its gate")
+        until(lambda: gate.steps(rank=1)[-1:] == [3], "the second process in that step")
         since = time.monotonic()
         preempt(cluster)
         assert time.monotonic() - since < 50
@@ -227,7 +229,7 @@ def test_a_preempted_run_on_two_devices_is_requeued_within_its_grace_period(
     assert set(statuses.values()) == {"ok"}
     assert restarts(cluster, "pair") == 1
     assert read_progress(store, runs[0].digest)["requeues"] == 1
-    assert gate.steps(0) == gate.steps(1) == list(range(len(gate.steps(0))))
+    assert gate.steps(0) == sorted(set(gate.steps(1))) == list(range(len(gate.steps(0))))
     assert store.result(runs[0].digest)["provenance"]["devices"] == 2
     together, single = load_file(store.weights(runs[0].digest)), load_file(local.weights(runs[0].digest))
     for name, value in single.items():

@@ -13,8 +13,8 @@ from common.recognition import FaceRecognizer
 class GatedRecognizer(FaceRecognizer):
     """`FaceRecognizer` that waits before step GATE_STEP until the folder named by FAIRPRESS_TEST_GATE holds a file `open`.
 
-    Without that variable nothing waits. The folder receives `steps-<rank>`, a line with its number for every step begun, and
-    `waiting-<process>` from every process that waits.
+    Without that variable nothing waits. Of several processes the first one waits, and the others for it in the midst of the step.
+    The folder receives `steps-<rank>`, a line with its number for every step begun, and `waiting-<process>`.
     """
 
     GATE_STEP = 3
@@ -22,7 +22,7 @@ class GatedRecognizer(FaceRecognizer):
     def training_step(self, batch: Any, batch_index: int) -> Any:
         if folder := os.environ.get("FAIRPRESS_TEST_GATE"):
             gate = Path(folder) / "open"
-            if self.global_step == self.GATE_STEP and not gate.exists():
+            if self.global_step == self.GATE_STEP and self.global_rank == 0 and not gate.exists():
                 (Path(folder) / f"waiting-{os.getpid()}").touch()
                 while not gate.exists():
                     time.sleep(0.02)
