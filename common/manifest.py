@@ -20,6 +20,7 @@ from common.files import DamagedFileError, sha256_of, write_atomically
 MANIFEST = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _PART = r"(?!\.\.?(?:/|$))[^/\\\x00-\x1f\x7f]+"
+_LONGEST = 1000  # characters of a name
 _NAME = re.compile(rf"(?:\.\./){{0,2}}{_PART}(?:/{_PART})*")
 
 
@@ -64,9 +65,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str]:
     manifest = {match[2]: match[1] for match in matches if match}
     if raw != _render(manifest):
         raise DamagedFileError(f"{path} is not as it was written, so that nothing in its folder is known: {_REPEAT}")
-    strangers = [name for name in manifest if not _NAME.fullmatch(name)]
+    strangers = [name for name in manifest if len(name) > _LONGEST or not _NAME.fullmatch(name)]
     if strangers:
-        raise DamagedFileError(f"{path} names {strangers[0]!r}, which no manifest may: do not use this folder")
+        raise DamagedFileError(f"{path} names {strangers[0][:100]!r}, which no manifest may: do not use this folder")
     return manifest
 
 

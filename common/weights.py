@@ -22,7 +22,7 @@ from common.torch_file import TorchFileError, UnsafeTorchFile, read_torch_file
 
 # Where public checkpoints keep the network, in the order in which they are tried.
 NESTED_KEYS = ("state_dict", "net_state_dict", "model_state_dict", "backbone_state_dict", "model", "net", "backbone")
-SHOWN = 3  # names shown of each kind of difference
+SHOWN, LONGEST_NAME = 3, 200  # names shown of each kind of difference, and characters of each
 SEAL = "fairpress"  # our entry in the metadata of a safetensors file
 SEALED = re.compile(r'\{"network": "(\w+)", "sha256": ')  # how it begins
 COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 have no such entries, and eval mode does not use them
@@ -207,4 +207,4 @@ def _check_fit(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
 
 def _names(names: list[str]) -> str:
     rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(name[:LONGEST_NAME] for name in names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

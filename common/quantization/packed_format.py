@@ -29,6 +29,7 @@ MAGIC = b"FPQUANT\x02"
 NUMBERS = struct.Struct("<IIQ")
 CHECKSUM = 32  # bytes of a SHA-256
 LARGEST_HEADER = 1 << 20  # 1 MiB: thirteen times the header of an IResNet100
+LONGEST_NAME = 1000  # characters
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -171,7 +172,7 @@ def _parse_header(compressed: bytes, size: int, path: Path) -> list[Entry]:
         entries = [_parse_entry(item) for item in listed]
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise DamagedFileError(
-            f"The header of {path} cannot be read ({error}): the file is altered. Save it again."
+            f"The header of {path} cannot be read ({str(error)[:300]}): the file is altered. Save it again."
         ) from error
     if len({entry.name for entry in entries}) != len(entries):
         raise DamagedFileError(f"{path} lists a tensor twice: the file is altered. Save it again.")
@@ -183,8 +184,8 @@ def _parse_entry(item: Any) -> Entry:
     if not (isinstance(item, list) and len(item) == 5):
         raise ValueError("an entry is not [name, shape, dtype, scheme, packed]")
     name, shape, dtype, scheme, packed = item
-    if not isinstance(name, str) or dtype not in DTYPES:
-        raise ValueError(f"entry {name!r} has dtype {dtype!r}")
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or dtype not in DTYPES:
+        raise ValueError(f"entry {name!r} has dtype {dtype!r}, or a name of more than {LONGEST_NAME} characters")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
         raise ValueError(f"entry {name!r} has shape {shape!r}")
     if type(packed) is not bool or (packed and scheme is None):

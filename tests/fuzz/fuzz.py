@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.parser or _names()
     failed = 0
     print(
-        f"{'parser':<20}{'engine':<9}{'inputs':>8}{'read':>8}{'refused':>8}{'s':>7}{'slowest':>9}{'factor':>7}  findings"
+        f"{'parser':<20}{'engine':<9}{'inputs':>8}{'read':>8}{'refused':>8}{'s':>7}{'slowest':>9}{'peak MB':>9}  findings"
     )
     for name in names:
         failed += _run_in_process(name, options)
@@ -94,7 +94,7 @@ def _run_in_process(name: str, options: argparse.Namespace) -> int:
     read = found["outcomes"].get("read", 0)
     print(
         f"{name:<20}{options.engine:<9}{found['inputs']:>8}{read:>8}{found['inputs'] - read:>8}"
-        f"{time.monotonic() - start:>7.0f}{found.get('slowest', 0):>9.3f}{found.get('factor', 0):>7.0f}"
+        f"{time.monotonic() - start:>7.0f}{found.get('slowest', 0):>9.3f}{found.get('peak', 0) / 1e6:>9.1f}"
         f"  {len(found['findings']) or ''}"
     )
     for text, path in found["findings"].items():
@@ -149,7 +149,7 @@ class Campaign:
             "outcomes": self.probe.outcomes,
             "findings": self.found,
             "slowest": self.probe.slowest,
-            "factor": self.probe.peak,
+            "peak": self.probe.peak,
         }
         (self.folder / "report.json").write_text(json.dumps(content))
 

@@ -89,13 +89,13 @@ class Probe:
 
     Attributes:
         outcomes: how often it read an input ("read") or refused it (name of the error).
-        peak: the most bytes allocated for an input, beyond what is allowed for any.
+        peak: the most bytes that Python allocated for an input; slowest: the most seconds of CPU.
     """
 
     target: Target
     folder: Path
     outcomes: dict[str, int] = field(default_factory=dict)
-    peak: float = 0.0
+    peak: int = 0
     slowest: float = 0.0
     checked: int = 0
 
@@ -109,9 +109,12 @@ class Probe:
         if self.target.prepare is not None:
             self.target.prepare(self.root)
         _WATCH.allowed = (os.path.realpath(self.root), *_LIBRARIES)
+        read = 0
         for data in self.target.inputs:  # lazy imports happen here, where opening files is allowed
             with contextlib.suppress(*self.target.errors):
                 self.target.run(self.root, *parts_of(data, self.target.parts))
+                read += 1
+        assert read, f"{self.target.name} reads none of its seeds"
 
     def check(self, data: bytes, trace: bool | None = None) -> None:
         """Let the parser read one input.
@@ -152,7 +155,7 @@ class Probe:
         target = self.target
         name = "read" if error is None else type(error).__name__
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
-        self.peak = max(self.peak, (peak - target.spare) / max(size, 1))
+        self.peak = max(self.peak, peak)
         self.slowest = max(self.slowest, seconds)
         if _WATCH.seen:
             kind, what = _WATCH.seen[0]

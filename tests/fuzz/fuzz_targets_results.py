@@ -23,6 +23,7 @@ from common.manifest import damaged_files, read_manifest, read_verified, write_m
 from papers.registry import PaperError, read_paper
 
 ROOT = Path(__file__).parents[2]
+RESULTS = Path("paper") / "demo"  # a manifest may name files two folders above its own
 
 # -- the papers' own files ----------------------------------------------------------------------------------------------------
 
@@ -94,17 +95,17 @@ def last_line(listed: bytes) -> bytes:
 
 def manifest(root: Path, listed: bytes, file: bytes) -> None:
     """A manifest whose last line is right, so that its names are looked at."""
-    (root / "results" / "a.json").write_bytes(file)
-    (root / "results" / "SHA256SUMS").write_bytes(listed + last_line(listed))
-    damaged_files(root / "results")
-    for name in read_manifest(root / "results"):
-        read_verified(root / "results", name)
+    (root / RESULTS / "a.json").write_bytes(file)
+    (root / RESULTS / "SHA256SUMS").write_bytes(listed + last_line(listed))
+    damaged_files(root / RESULTS)
+    for name in read_manifest(root / RESULTS):
+        read_verified(root / RESULTS, name)
 
 
 def manifest_raw(root: Path, data: bytes) -> None:
-    (root / "results" / "SHA256SUMS").write_bytes(data)
-    damaged_files(root / "results")
-    read_manifest(root / "results")
+    (root / RESULTS / "SHA256SUMS").write_bytes(data)
+    damaged_files(root / RESULTS)
+    read_manifest(root / RESULTS)
 
 
 MANIFEST_LINE = f"{hashlib.sha256(b'x').hexdigest()}  a.json\n".encode()
@@ -150,7 +151,7 @@ ARRAYS = ("lfw_correct", "same", "fold", "group", "subject_a", "subject_b", "gro
 
 
 def records(root: Path, result: bytes, scores: bytes, table: bytes) -> None:
-    folder = root / "results"
+    folder = root / RESULTS
     (folder / f"{'0' * 16}.json").write_bytes(result)
     (folder / f"{'0' * 16}.npz").write_bytes(scores)
     (folder / "pairs-abcdef012345.npz").write_bytes(table)
@@ -204,7 +205,7 @@ NPY_WORDS = (
 
 def folders(root: Path) -> None:
     """The folders of results and of a store's run, with traps in them."""
-    for folder in (root / "results", Store(root / "store").folder("d" * 16)):
+    for folder in (root / RESULTS, Store(root / "store").folder("d" * 16)):
         folder.mkdir(parents=True, exist_ok=True)
         furnish(folder, root.parent / "outside")
 
