@@ -62,6 +62,9 @@ test: lint types ## the whole test suite
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not speed"
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m speed
 
+fuzz: $(VENV)/.ready ## altered files for every parser; PARSER= one of them, INPUTS= how many
+	@OMP_NUM_THREADS=1 $(PY) tests/fuzz/fuzz.py --inputs $(or $(INPUTS),100000) $(if $(PARSER),--parser $(PARSER))
+
 clean: ## remove caches; results and the store of runs stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
