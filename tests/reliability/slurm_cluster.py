@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,20 +135,6 @@ class SlurmCluster:
             time.sleep(0.1)
         raise NoSlurmError(f"the node of SLURM is not up after 60 s: {_tail(self.root / 'slurmd.out')}")
 
-    def processes(self) -> list[int]:
-        """Every living process of this cluster and of its jobs, by the configuration in its environment."""
-        mark = f"SLURM_CONF={self.root}/slurm.conf\0".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if (
-                    entry.name.isdigit()
-                    and int(entry.name) != os.getpid()
-                    and mark in (entry / "environ").read_bytes() + b"\0"
-                ):
-                    found.append(int(entry.name))
-        return found
-
 
 @contextlib.contextmanager
 def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
@@ -157,6 +145,9 @@ def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
     """
     root.mkdir(parents=True)
     cluster = _prepared(root)
+    cleaner = subprocess.Popen(
+        [sys.executable, "-S", __file__, str(root)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         for name in ("munged", "slurmctld", "slurmd"):
             cluster.start(name)
@@ -168,9 +159,46 @@ def slurm_cluster(root: Path) -> Iterator[SlurmCluster]:
             cluster.ask("scancel", f"--user={os.getuid()}")
         for name in reversed(list(cluster.daemons)):
             cluster.stop(name)
-        for pid in cluster.processes():
+        cleaner.communicate()
+
+
+def _clean_up(root: Path) -> None:
+    """End what is left of a cluster once the process that started it closes the pipe, or is killed; a program of its own.
+
+    What SLURM starts leaves its session and its parents: it is known by the configuration in its environment. What the test
+    itself has started (the processes of local runs) is not touched while the test lives.
+    """
+    owner = os.getppid()
+    sys.stdin.read()
+    until = time.monotonic() + 20
+    while (left := processes(root, owner)) and time.monotonic() < until:
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def processes(root: Path, owner: int) -> list[int]:
+    """Living processes of the cluster in a folder and of its jobs, without those that `owner` has started and this one."""
+    mark = f"SLURM_CONF={root}/slurm.conf\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes() + b"\0":
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid() and owner not in _ancestors(pid)]
+
+
+def _ancestors(pid: int) -> list[int]:
+    """A process and those above it."""
+    above = []
+    while pid > 1:
+        above.append(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            break
+    return above
 
 
 def _prepared(root: Path) -> SlurmCluster:
@@ -206,7 +234,7 @@ def _find(path: str) -> dict[str, str] | None:
 
 def _programs_unpacked() -> tuple[dict[str, str], dict[str, str]]:
     if os.environ.get("FAIRPRESS_SLURM") == "install":
-        _run(["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES], Path("/"), timeout=600)
+        _run(["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES], Path("/"))
         found = _programs_on_path()
         if found is None:
             raise NoSlurmError("the packages were installed, but the daemons of SLURM are not on the PATH")
@@ -226,21 +254,21 @@ def _unpack() -> Path:
     for program in ("apt-get", "dpkg"):
         if shutil.which(program) is None:
             raise NoSlurmError(f"SLURM is not installed, and without {program} its packages cannot be had")
+    system = platform.freedesktop_os_release()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fairpress"
-    plan = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *PACKAGES], Path("/"), timeout=60)
-    wanted = sorted(
-        (line.split()[1], line.split("(")[1].split()[0]) for line in plan.splitlines() if line.startswith("Inst")
-    )
-    version = dict(wanted).get("slurmctld", "installed")
-    prefix = cache / f"slurm-{version}"
+    prefix = cache / f"slurm-{system.get('ID', 'linux')}-{system.get('VERSION_ID', '')}-{platform.machine()}"
     if not prefix.exists():
         making = cache / f"slurm-{secrets.token_hex(4)}.tmp"
         making.mkdir(parents=True)
         try:
-            options = ["-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10"]
-            _run(["apt-get", *options, "download", *(f"{name}={its}" for name, its in wanted)], making, timeout=120)
+            plan = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *PACKAGES], making)
+            lines = [line for line in plan.splitlines() if line.startswith("Inst")]
+            wanted = [f"{line.split()[1]}={line.split('(')[1].split()[0]}" for line in lines]
+            _run(
+                ["apt-get", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10", "download", *wanted], making
+            )
             for package in making.glob("*.deb"):
-                _run(["dpkg", "--extract", str(package), str(making)], making, timeout=60)
+                _run(["dpkg", "--extract", str(package), str(making)], making)
                 package.unlink()
             with contextlib.suppress(OSError):  # another test was faster
                 making.rename(prefix)
@@ -249,10 +277,10 @@ def _unpack() -> Path:
     return prefix
 
 
-def _run(command: list[str], folder: Path, timeout: float) -> str:
+def _run(command: list[str], folder: Path) -> str:
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=timeout, env={**os.environ, "LC_ALL": "C"}
+            command, cwd=folder, capture_output=True, text=True, timeout=600, env={**os.environ, "LC_ALL": "C"}
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoSlurmError(f"SLURM is not installed, and its packages cannot be had: {error}") from error
@@ -283,3 +311,7 @@ def _tail(path: Path) -> str:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    _clean_up(Path(sys.argv[1]))

@@ -9,6 +9,8 @@ from typing import Any
 
 from common.recognition import FaceRecognizer
 
+PATIENCE = 1800.0  # the test may have been killed
+
 
 class GatedRecognizer(FaceRecognizer):
     """`FaceRecognizer` that waits before step GATE_STEP until the folder named by FAIRPRESS_TEST_GATE holds a file `open`.
@@ -24,7 +26,9 @@ class GatedRecognizer(FaceRecognizer):
             gate = Path(folder) / "open"
             if self.global_step == self.GATE_STEP and self.global_rank == 0 and not gate.exists():
                 (Path(folder) / f"waiting-{os.getpid()}").touch()
+                until = time.monotonic() + PATIENCE
                 while not gate.exists():
+                    assert time.monotonic() < until, "nobody opens the gate"
                     time.sleep(0.02)
             with open(Path(folder) / f"steps-{self.global_rank}", "a") as steps:
                 steps.write(f"{self.global_step}\n")
