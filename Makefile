@@ -14,7 +14,7 @@ OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $
           $(foreach setting,$(SLURM),--slurm $(setting))
 
 .DEFAULT_GOAL := help
-.PHONY: help list doctor setup test lint types redraw data clean $(PAPERS)
+.PHONY: help list doctor setup test lint types fuzz redraw data clean $(PAPERS)
 
 help: ## this text
 	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
