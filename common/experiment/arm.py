@@ -53,7 +53,8 @@ class Arm:
         phases: stages, in order; none for a network that is only measured.
         keep: names of further states to store beside the final network: `"epoch<k>"` is the network after epoch k (1-based).
         precision: Lightning's `Trainer(precision=...)`.
-        series: the curve of the plot that this arm lies on; bits: its position there; reported: key of the paper's own numbers.
+        series: the curve of the plot that this arm lies on; bits: its position there (a pruned network's is what is left of it).
+        reported: key of the paper's own numbers; baseline: name of the arm that its groups' losses are counted from.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Arm:
     series: str = ""
     bits: float | None = None
     reported: str | None = None
+    baseline: str | None = None
 
     @property
     def parents(self) -> tuple[Arm, ...]:

@@ -1,4 +1,4 @@
-"""The figure of a table: accuracy against stored size, and what every group gets at every number of bits."""
+"""The figure of a table: accuracy against stored size or remaining weights, and what every group gets at each of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ STYLE: Any = {"svg.hashsalt": "fairpress", "svg.fonttype": "path", "font.family"
 def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair_set: str | None = None) -> None:
     """Draw the trade-off of a table.
 
-    Left: accuracy on one pair set against the bytes stored (logarithmic), one curve a series. Right: the accuracy of
-    every group against bits, for the series with the most numbers of bits. Means over seeds, bars of one standard
+    Left: accuracy (of classifiers: error) on one pair set against the bytes stored (of pruned networks: the weights left),
+    logarithmic, one curve a series. Right: the accuracy of every group against bits (weights left), for the series with the
+    most points. Means over seeds, bars of one standard
     deviation. An arm without a finished run is not drawn but named below. The same table gives the same bytes.
 
     Args:
@@ -60,59 +61,87 @@ def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair
                 write_atomically(path, buffer.getvalue())
 
 
+def _is_pruning(table: Table) -> bool:
+    return any(column.key == "remaining" for column in table.columns)
+
+
+def _place(row: Row) -> float | None:
+    """Where an arm lies on the axis of the groups: percent of the weights that are left, or else bits."""
+    left = row.cells.get("remaining")
+    return row.bits if left is None else left.mean
+
+
 def _tradeoff(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> None:
-    """Accuracy against stored bytes, one curve a series."""
-    drawn = False
+    """Accuracy (or error) against stored bytes (or remaining weights), one curve a series."""
+    drawn, size_of, metric = False, "remaining" if _is_pruning(table) else "stored_bytes", table.words.metric
     for at, name in enumerate(series):
         points = []
         for row in table.rows:
-            accuracy, size = row.cells.get(f"{pair_set}:accuracy"), row.cells.get("stored_bytes")
+            accuracy, size = row.cells.get(f"{pair_set}:{metric}"), row.cells.get(size_of)
             if row.series == name and accuracy and size and accuracy.mean is not None and size.mean:
                 points.append((size.mean, accuracy))
         drawn |= _curve(axes, points, at, name)
-    if drawn:
+    if not drawn:
+        _say(axes, "no accuracy with a stored size was measured")
+    elif _is_pruning(table):
+        _percent_axis(axes)
+        axes.set_yscale("log" if metric == "error" else "linear")
+    else:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(_bytes)
         axes.set_xlabel("stored bytes")
-        axes.set_ylabel(f"accuracy on {pair_set} (%)")
+    if drawn:
+        axes.set_ylabel(f"{metric} on {pair_set} (%)")
         axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    else:
-        _say(axes, "no accuracy with a stored size was measured")
-    full = [row.cells[f"{pair_set}:accuracy"].mean for row in table.rows if row.bits == 32 and drawn and row.cells]
-    for mean in full:  # a reference: how far the curves are from full precision
+    cells = [row.cells for row in table.rows if row.bits == 32 and drawn and row.cells]
+    for mean in (found[f"{pair_set}:{metric}"].mean for found in cells):  # how far the curves are from full precision
         axes.axhline(math.nan if mean is None else mean, color="#777777", linewidth=0.8, linestyle=":", zorder=0)
 
 
 def _groups(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> None:
-    """Accuracy of every group against bits, of the series with the most points; each group a line."""
+    """Accuracy of every group against bits or remaining weights, of the series with the most points; each group a line."""
     rows = _longest(table, pair_set, series)
     names = list(dict.fromkeys(name for row in rows for name in row.groups.get(pair_set, {})))
     if not names:
         _say(axes, "no groups were measured")
         return
     for at, name in enumerate(names):
-        found = [(float(row.bits or 0), row.groups[pair_set].get(name)) for row in rows]
-        _curve(axes, [(bits, cell) for bits, cell in found if cell is not None and cell.mean is not None], at, name)
-    bits = sorted({float(row.bits or 0) for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(bits, [f"{value:g}" for value in bits])
-    axes.minorticks_off()
-    axes.set_xlabel("bits")
-    axes.set_ylabel(f"accuracy of every group on {pair_set} (%)")
+        found = [(float(_place(row) or 0), row.groups[pair_set].get(name)) for row in rows]
+        _curve(axes, [(place, cell) for place, cell in found if cell is not None and cell.mean is not None], at, name)
+    if _is_pruning(table):
+        _percent_axis(axes)
+    else:
+        bits = sorted({float(row.bits or 0) for row in rows})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(bits, [f"{value:g}" for value in bits])
+        axes.minorticks_off()
+        axes.set_xlabel("bits")
+    axes.set_ylabel(f"accuracy of every {table.words.group} on {pair_set} (%)")
     axes.set_title(textwrap.fill(" and ".join(dict.fromkeys(row.series for row in rows)), 60), fontsize=9)
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
 
 
+def _percent_axis(axes: Axes) -> None:
+    """Remaining weights from all on the left to few on the right."""
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("weights left (%)")
+
+
 def _longest(table: Table, pair_set: str, series: Sequence[str]) -> list[Row]:
-    """Rows of the series with the most numbers of bits, and the full-precision arm in front of them."""
-    usable = [row for row in table.rows if row.bits and pair_set in row.groups]
+    """Rows of the series with the most places, and the full-precision or dense arm in front of them."""
+    usable = [row for row in table.rows if _place(row) and pair_set in row.groups]
     by_series = {name: [row for row in usable if row.series == name] for name in series}
     if not usable:
         return []
-    longest = max(series, key=lambda name: len({row.bits for row in by_series[name]}))
+    longest = max(series, key=lambda name: len({_place(row) for row in by_series[name]}))
+    baselines = {row.baseline for row in by_series[longest] if row.baseline}
     single = [rows[0] for name, rows in by_series.items() if len(rows) == 1 and name != longest]
-    taken = {row.bits for row in by_series[longest]}
-    anchor = [row for row in single if row.bits not in taken and row.bits == max(r.bits or 0 for r in usable)][:1]
+    single = [row for row in usable if row.name in baselines] or single
+    taken = {_place(row) for row in by_series[longest]}
+    largest = max(_place(row) or 0 for row in usable)
+    anchor = [row for row in single if _place(row) not in taken and _place(row) == largest][:1]
     return [*anchor, *by_series[longest]]
 
 

@@ -14,7 +14,7 @@ from common.experiment.table import Table
 UNDEFINED = "undefined"
 STALE_VERDICTS = "these verdicts rest on numbers that other code has made than the present one."
 SHOWN = 8  # modules that are named before the rest is only counted
-UNITS = {"pp": " pp", "tau": "", "ratio": "", "%": " %", "MB": " MB"}
+UNITS = {"pp": " pp", "tau": "", "ratio": "", "loss": "", "%": " %", "MB": " MB"}
 
 
 def summary_line(table: Table, verdicts: Sequence[Verdict]) -> str:
@@ -51,19 +51,19 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
     head, body = grid(table)
     parts += ["## Table", _markdown_table(head, body), "\n".join(f"- {line}" for line in legend(table))]
     if figure:
-        parts.append(f"![Accuracy against stored size, and the groups]({figure})")
+        parts.append(f"![The trade-off, and the groups]({figure})")
     if table.fairness_set is not None:
         head, body = group_grid(table)
-        parts += ["## Whom does compression hurt?", f"Accuracy of every group on {table.fairness_set}, in percent."]
+        parts += ["## Whom does compression hurt?", f"Accuracy of every {table.words.group} on {table.fairness_set}, in percent."]
         parts.append(_markdown_table(head, body))
     if verdicts:
-        head, body = verdict_grid(verdicts)
+        head, body = verdict_grid(verdicts, table.words.people)
         body = [[f"`{line[0]}`", line[1], f"**{line[2]}**", *line[3:]] for line in body]
         parts += [
             "## Claims",
             *([f"**Stale**: {STALE_VERDICTS}"] if table.stale else []),
             _markdown_table(head, body),
-            "\n".join(f"- {line}" for line in verdict_legend(verdicts)),
+            "\n".join(f"- {line}" for line in verdict_legend(verdicts, table.words.people)),
         ]
     if table.reported:
         parts += ["## Reported by the paper", *_reported_section(table)]
@@ -91,7 +91,7 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     head = [
         "arm",
         *(column.title for column in table.columns),
-        *(f"paper: {name}" for name in table.reported_columns),
+        *(f"paper: {_title(table, name)}" for name in table.reported_columns),
         "seeds",
     ]
     body = []
@@ -115,9 +115,9 @@ def group_grid(table: Table) -> tuple[list[str], list[list[str]]]:
     return ["arm", *names], body
 
 
-def verdict_grid(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the claims table."""
-    head = ["claim", "says", "verdict", "effect [95 %]", "claimed", "smallest visible", "seeds", "people"]
+def verdict_grid(verdicts: Sequence[Verdict], people: str = "people") -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the claims table; `people` are what the bootstrap resampled."""
+    head = ["claim", "says", "verdict", "effect [95 %]", "claimed", "smallest visible", "seeds", people]
     body = []
     for v in verdicts:
         text = v.text + (" (ours, not the paper's)" if v.source == "suite" else "")
@@ -140,32 +140,36 @@ def verdict_grid(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]
 
 def legend(table: Table) -> list[str]:
     """What every column is, and over what."""
-    sizes = [f"{name}: {pairs:,} pairs of {people:,} people" for name, (pairs, people) in table.sizes.items()]
+    words = table.words
+    sizes = [
+        f"{name}: {items:,} {words.items}" + (f" of {people:,} {words.people}" if words.people != words.items else "")
+        for name, (items, people) in table.sizes.items()
+    ]
     lines = [
-        "10-fold verification accuracy in percent, at one global threshold a fold for all groups.",
+        words.protocol,
         *([f"Measured on {'; '.join(sizes)}."] if sizes else []),
         "Mean ± standard deviation over seeds (ddof 1).",
     ]
-    lines += [f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(":accuracy")]
+    lines += [f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(f":{words.metric}")]
     if table.reported_columns:
         lines.append(
             "paper: what the paper reports, at its scale and on its data; in [brackets] when not read in its source"
             + (
                 ". Not comparable with a row of another scale."
                 if table.scale != PAPER_SCALE
-                else "; *reproduced*: ours lies within its spread or the stated tolerance."
+                else "; *reproduced*: ours lies within its spread or the stated tolerance, else ours minus the paper's number."
             )
         )
     return lines + [f"Not finished: {problem}." for row in table.rows for problem in row.problems]
 
 
-def verdict_legend(verdicts: Sequence[Verdict]) -> list[str]:
+def verdict_legend(verdicts: Sequence[Verdict], people: str = "people") -> list[str]:
     """How verdicts were made, and what is special about some."""
     judged = [v for v in verdicts if v.finding is not None]
     lines = []
     if judged:
         lines = [
-            f"Intervals: bootstrap of seeds and people, {judged[0].draws:,} draws, the same for all arms. "
+            f"Intervals: bootstrap of seeds and {people}, {judged[0].draws:,} draws, the same for all arms. "
             f"Verdicts: 95 %, {len(judged)} claims corrected together (Holm).",
             "Effect: of several comparisons in a claim, the one that decides. Smallest visible: the smallest distance "
             "from the claimed bound that this experiment would have seen with 80 % power; of an ordering, the smallest "
@@ -206,8 +210,8 @@ def to_csv(table: Table) -> str:
         start = [row.name, row.title, row.series, "" if row.bits is None else f"{row.bits:g}"]
         if row.word:
             writer.writerow([*start, "", row.word, *[""] * len(table.columns)])
-        for at, seed in enumerate(row.seeds):
-            values = [row.cells[column.key].values[at][1] for column in table.columns]
+        for seed in row.seeds:
+            values = [dict(row.cells[column.key].values).get(seed) for column in table.columns]
             writer.writerow(
                 [
                     *start,
@@ -234,18 +238,25 @@ def _number(cell: Cell, column: Column) -> str:
     """A number with as many digits as its spread warrants."""
     if cell.mean is None:
         return UNDEFINED if cell.values and column.key != "nominal" else "–"
-    if column.unit == "bytes":
+    if column.unit in ("bytes", "count"):
         return f"{cell.mean:,.0f}"
     if column.unit == "x":
         return f"{cell.mean:.2f}".rstrip("0").rstrip(".") + "x"
-    return f"{cell.mean:.2f}" if cell.std is None else f"{cell.mean:.2f} ± {cell.std:.2f}"
+    digits = 4 if column.unit == "loss" else 2
+    return f"{cell.mean:.{digits}f}" if cell.std is None else f"{cell.mean:.{digits}f} ± {cell.std:.{digits}f}"
 
 
 def _beside(row: Row, metric: str) -> str:
     number = row.reported.get(metric)
     if number is None:
         return ""
-    return _reported_value(number) + (" *reproduced*" if row.reproduced.get(metric) else "")
+    missed = f" ({row.missed[metric]:+.2f})" if metric in row.missed else ""
+    return _reported_value(number) + (" *reproduced*" if row.reproduced.get(metric) else missed)
+
+
+def _title(table: Table, metric: str) -> str:
+    """Of the column that a metric of the paper is the key of; else the metric."""
+    return next((column.title for column in table.columns if column.key == metric), metric)
 
 
 def _reported_value(number: Reported) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Column:
 
     Attributes:
         key: `"<pair set>:<metric>"`, or the name of a cost; title: printed; help: what it is, in one line.
-        unit: `"%"`, `"pp"`, `"ratio"`, `"x"` or `"bytes"`.
+        unit: `"%"`, `"pp"`, `"ratio"`, `"loss"`, `"x"`, `"count"` or `"bytes"`.
     """
 
     key: str
@@ -77,7 +77,9 @@ class Row:
         cells: column key -> number; groups: pair set -> group -> accuracy in percent.
         reported: metric -> the paper's number for this arm; reproduced: metric -> whether ours agrees (scale `paper`
             only).
+        missed: metric -> ours minus the paper's number, where it was not reproduced.
         stale: modules that have changed since the runs were made; empty when the numbers are those of the present code.
+        baseline: name of the arm that its groups' losses are counted from; empty for none.
     """
 
     name: str
@@ -92,7 +94,9 @@ class Row:
     groups: Mapping[str, Mapping[str, Cell]]
     reported: Mapping[str, Reported] = field(default_factory=dict)
     reproduced: Mapping[str, bool] = field(default_factory=dict)
+    missed: Mapping[str, float] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
+    baseline: str = ""
 
 
 def cell(values: Sequence[tuple[int, float | None]]) -> Cell:
@@ -127,7 +131,7 @@ def make_row(
     name, bits = str(arm["name"]), arm.get("bits")
     mine = sorted((run for run in runs if run.arm == name), key=lambda run: run.seed)
     ok = [run for run in mine if run.ok]
-    cells = {column.key: cell([(run.seed, _value(run, column.key, bits)) for run in ok]) for column in columns if ok}
+    cells = {column.key: _cell(ok, column.key, bits) for column in columns if ok}
     reported = {n.metric: n for n in numbers if n.row == (arm.get("reported_key") or name)}
     return Row(
         name=name,
@@ -141,24 +145,36 @@ def make_row(
         cells=cells,
         groups={s: _groups(ok, s) for s in sets if any(group_accuracy(run, s) for run in ok)},
         reported=reported,
-        reproduced=_reproduced(reported, cells, tolerance) if scale == PAPER_SCALE else {},
+        reproduced=(found := _reproduced(reported, cells, tolerance) if scale == PAPER_SCALE else {}),
+        missed={m: _ours(cells, m, 0.0) - reported[m].value for m, agrees in found.items() if not agrees},
         stale=tuple(sorted({module for run in ok for module in stale.get(run.digest, ())})),
+        baseline=str(arm.get("baseline") or ""),
     )
 
 
 def _reproduced(
     reported: Mapping[str, Reported], cells: Mapping[str, Cell], tolerance: float | None
 ) -> dict[str, bool]:
-    """Whether our accuracy lies within the paper's spread or the stated tolerance; absent where neither is known."""
+    """Whether our number lies within the paper's spread or the stated tolerance; absent where neither is known."""
     found = {}
     for metric, number in reported.items():
-        ours = cells.get(f"{metric}:accuracy")
+        ours = _ours(cells, metric)
         limits = [limit for limit in (number.spread, number.tolerance) if limit is not None]
         limits = limits or ([tolerance] if tolerance is not None else [])
         comparable = number.scale == PAPER_SCALE and number.verified and number.unit == "%"
-        if comparable and limits and ours is not None and ours.mean is not None:
-            found[metric] = abs(ours.mean - number.value) <= max(limits) + 1e-9
+        if comparable and limits and ours is not None:
+            found[metric] = abs(ours - number.value) <= max(limits) + 1e-9
     return found
+
+
+@overload
+def _ours(cells: Mapping[str, Cell], metric: str) -> float | None: ...
+@overload
+def _ours(cells: Mapping[str, Cell], metric: str, default: float) -> float: ...
+def _ours(cells: Mapping[str, Cell], metric: str, default: float | None = None) -> float | None:
+    """Our mean for a metric of the paper: the key of a column, or the name of a pair set for its accuracy."""
+    found = cells.get(metric) or cells.get(f"{metric}:accuracy")
+    return default if found is None or found.mean is None else found.mean
 
 
 def make_reported(entry: Mapping[str, Any]) -> Reported:
@@ -174,6 +190,30 @@ def make_reported(entry: Mapping[str, Any]) -> Reported:
         scale=str(entry.get("scale", PAPER_SCALE)),
         **optional,
     )
+
+
+def _cell(ok: Sequence[RunRecord], key: str, bits: float | None) -> Cell:
+    """A number over seeds; empty, not undefined, on a set that the arm was not measured on."""
+    pair_set = key.rpartition(":")[0]
+    on = [run for run in ok if not pair_set or pair_set in run.metrics]
+    return cell([(run.seed, _value(run, key, bits)) for run in on])
+
+
+def with_drop(row: Row, baseline: Row | None, pair_set: str, key: str) -> Row:
+    """The row with the loss of the group that lost most against the baseline, at the seeds that both have.
+
+    Which group that is, is decided by the mean over seeds; the cell holds its losses, in percent points.
+    """
+    if baseline is None or not (row.groups.get(pair_set) and baseline.groups.get(pair_set)):
+        return replace(row, cells={**row.cells, key: Cell(None, None, ())}) if row.cells else row
+    losses = []
+    for name, here in row.groups[pair_set].items():
+        before = dict(baseline.groups[pair_set][name].values) if name in baseline.groups[pair_set] else {}
+        pairs = [(seed, before.get(seed), value) for seed, value in here.values]
+        loss = cell([(seed, then - now) for seed, then, now in pairs if then is not None and now is not None])
+        losses += [loss] if loss.mean is not None else []
+    largest = max(losses, key=lambda loss: loss.mean or 0.0, default=Cell(None, None, ()))
+    return replace(row, cells={**row.cells, key: largest})
 
 
 def _value(run: RunRecord, key: str, bits: float | None) -> float | None:

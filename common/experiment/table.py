@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.experiment.records import RunRecord
-from common.experiment.rows import Column, Reported, Row, group_accuracy, make_reported, make_row
+from common.experiment.rows import Column, Reported, Row, group_accuracy, make_reported, make_row, with_drop
+from common.experiment.words import WORDS, Words, task_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Table:
         fairness_set: pair set of the group columns (None without groups); sizes: pair set -> (pairs, people).
         provenance: lines that say what made the numbers.
         command: what makes, and renews, the table.
+        task: `"verification"` or `"classification"`.
     """
 
     key: str
@@ -40,6 +42,12 @@ class Table:
     sizes: Mapping[str, tuple[int, int]]
     provenance: tuple[str, ...]
     command: str = ""
+    task: str = "verification"
+
+    @property
+    def words(self) -> Words:
+        """How it speaks of what it measured."""
+        return WORDS[self.task]
 
     def column(self, key: str) -> Column:
         """A column by its key."""
@@ -75,9 +83,9 @@ def build_table(
 
     Args:
         runs: every arm at every seed, in any order; what is not ok gives no number.
-        arms: rows in printing order: `name`, `title`, and optionally `series`, `bits` and `reported_key` (row of the
-            paper's numbers; its own name without it).
-        reported: entries of `paper.toml`: `row`, `metric` (a pair set's name for accuracies), `value`, `unit`,
+        arms: rows in printing order: `name`, `title`, and optionally `series`, `bits`, `baseline` and `reported_key` (row
+            of the paper's numbers; its own name without it).
+        reported: entries of `paper.toml`: `row`, `metric` (a pair set's name for accuracies, or a column's key), `value`, `unit`,
             `source`, `verified`, optionally `scale` (`paper`), `spread`, `tolerance`.
         key, title, scale, data_note, command: see `Table`.
         pair_sets: order of the accuracy columns; sets that are not named follow.
@@ -100,12 +108,18 @@ def build_table(
     if fairness_set is not None and ok and fairness_set not in sets:
         raise ValueError(f"pair set '{fairness_set}' of the group columns was not measured: {', '.join(sets)} were")
     chosen = fairness_set if fairness_set in with_groups else next(iter(with_groups), None)
-    columns = _columns(sets, chosen)
+    task = task_of(ok)
+    columns = _columns(sets, chosen, ok, WORDS[task])
     numbers = tuple(make_reported(entry) for entry in reported)
     rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance, stale or {}) for arm in arms)
+    drop = f"{chosen}:worst_drop"
+    if any(column.key == drop for column in columns):
+        by_name = {row.name: row for row in rows}
+        rows = tuple(with_drop(row, by_name.get(row.baseline), str(chosen), drop) for row in rows)
     beside = [metric for row in rows for metric in row.reported]
     if reported_columns is None:
-        reported_columns = [name for name in sets if name in beside] or list(dict.fromkeys(beside))[:2]
+        known = [*sets, *(column.key for column in columns)]
+        reported_columns = [name for name in known if name in beside] or list(dict.fromkeys(beside))[:2]
     return Table(
         key=key,
         title=title,
@@ -119,24 +133,55 @@ def build_table(
         sizes={name: _size(ok, name) for name in sets},
         provenance=_provenance(ok),
         command=command,
+        task=task,
     )
 
 
-def _columns(sets: Sequence[str], fairness_set: str | None) -> tuple[Column, ...]:
-    columns = [Column(f"{name}:accuracy", name, "%", f"10-fold verification accuracy on {name}") for name in sets]
+def _columns(
+    sets: Sequence[str], fairness_set: str | None, ok: Sequence[RunRecord], words: Words
+) -> tuple[Column, ...]:
+    named = [(name, words.title.format(name)) for name in sets]
+    if words.metric == "error":
+        columns = [Column(f"{name}:error", title, "%", f"top-1 error on {name}") for name, title in named]
+        trained = [name for name in sets if name == "train"]
+        columns += [Column(f"{name}:loss", f"{name} loss", "loss", "mean cross-entropy") for name in trained]
+        if any("best_error" in values for run in ok for values in run.metrics.values()):
+            first, title = named[0]
+            best = "of the weights with the best validation accuracy"
+            columns.append(Column(f"{first}:best_error", f"best {title}", "%", f"top-1 error on {first} {best}"))
+    else:
+        columns = [Column(f"{name}:accuracy", title, "%", f"10-fold verification accuracy on {name}") for name, title in named]
     if fairness_set is not None:
-        on = f"on {fairness_set}"
+        on, group = f"on {fairness_set}", words.group
         columns += [
-            Column(f"{fairness_set}:worst_group", "worst group", "%", f"lowest accuracy of a group {on}"),
-            Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of group accuracies {on} (ddof 1)"),
-            Column(f"{fairness_set}:ser", "SER", "ratio", f"highest group error / lowest {on}; 1 = equal"),
+            Column(f"{fairness_set}:worst_group", f"worst {group}", "%", f"lowest accuracy of a {group} {on}"),
+            *_drop(fairness_set, group) * (words.metric == "error"),
+            Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of {group} accuracies {on} (ddof 1)"),
+            Column(f"{fairness_set}:ser", "SER", "ratio", f"highest {group} error / lowest {on}; 1 = equal"),
         ]
-    return (
-        *columns,
+    return (*columns, *(_pruning_columns() if any("remaining" in run.cost for run in ok) else _bit_columns()))
+
+
+def _drop(fairness_set: str, group: str) -> list[Column]:
+    about = f"largest loss of accuracy of a {group} against the dense network on {fairness_set}, at the same seeds"
+    return [Column(f"{fairness_set}:worst_drop", "worst drop", "pp", about)]
+
+
+def _bit_columns() -> list[Column]:
+    return [
         Column("nominal", "nominal", "x", "32 / bits"),
         Column("compression", "true", "x", "bytes of the same network in FP32 / bytes stored"),
         Column("stored_bytes", "bytes", "bytes", "size of the stored file"),
-    )
+    ]
+
+
+def _pruning_columns() -> list[Column]:
+    return [
+        Column("remaining", "left", "%", "share of the prunable weights that is kept"),
+        Column("kept", "weights", "count", "prunable weights that are kept"),
+        Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),
+        Column("stored_bytes", "bytes", "bytes", "size of the stored file, zeros included"),
+    ]
 
 
 def _size(ok: Sequence[RunRecord], name: str) -> tuple[int, int]:

@@ -54,9 +54,9 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
     if table.stale:
         console.print(f"STALE: {stale_line(table)}", style="bold yellow", markup=False)
     if table.fairness_set is not None:
-        show(*group_grid(table), wrapped=(0,), title=f"Accuracy of every group on {table.fairness_set}")
+        show(*group_grid(table), wrapped=(0,), title=f"Accuracy of every {table.words.group} on {table.fairness_set}")
     if verdicts:
-        head, body = verdict_grid(verdicts)
+        head, body = verdict_grid(verdicts, table.words.people)
         show(head[:-2], [line[:-2] for line in body], wrapped=(1, 2), title="Claims")
         for verdict in verdicts:
             if verdict.reason:

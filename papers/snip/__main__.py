@@ -1,0 +1,6 @@
+"""SNIP on your own data: `python -m papers.snip fit --help`."""
+
+from common.experiment.method_cli import method_cli
+
+if __name__ == "__main__":
+    method_cli("papers.snip.method.SNIP")
