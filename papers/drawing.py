@@ -36,8 +36,14 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
     table = build_table(
         records,
         [
-            {"name": a.name, "title": a.title, "series": a.series, "bits": a.bits, "reported_key": a.reported or "",
-             "baseline": a.baseline or ""}
+            {
+                "name": a.name,
+                "title": a.title,
+                "series": a.series,
+                "bits": a.bits,
+                "reported_key": a.reported or "",
+                "baseline": a.baseline or "",
+            }
             for a in plan.arms
         ],
         paper.reported,

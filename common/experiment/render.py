@@ -54,7 +54,10 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
         parts.append(f"![The trade-off, and the groups]({figure})")
     if table.fairness_set is not None:
         head, body = group_grid(table)
-        parts += ["## Whom does compression hurt?", f"Accuracy of every {table.words.group} on {table.fairness_set}, in percent."]
+        parts += [
+            "## Whom does compression hurt?",
+            f"Accuracy of every {table.words.group} on {table.fairness_set}, in percent.",
+        ]
         parts.append(_markdown_table(head, body))
     if verdicts:
         head, body = verdict_grid(verdicts, table.words.people)
@@ -150,7 +153,9 @@ def legend(table: Table) -> list[str]:
         *([f"Measured on {'; '.join(sizes)}."] if sizes else []),
         "Mean ± standard deviation over seeds (ddof 1).",
     ]
-    lines += [f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(f":{words.metric}")]
+    lines += [
+        f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(f":{words.metric}")
+    ]
     if table.reported_columns:
         lines.append(
             "paper: what the paper reports, at its scale and on its data; in [brackets] when not read in its source"

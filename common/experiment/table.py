@@ -150,7 +150,9 @@ def _columns(
             best = "of the weights with the best validation accuracy"
             columns.append(Column(f"{first}:best_error", f"best {title}", "%", f"top-1 error on {first} {best}"))
     else:
-        columns = [Column(f"{name}:accuracy", title, "%", f"10-fold verification accuracy on {name}") for name, title in named]
+        columns = [
+            Column(f"{name}:accuracy", title, "%", f"10-fold verification accuracy on {name}") for name, title in named
+        ]
     if fairness_set is not None:
         on, group = f"on {fairness_set}", words.group
         columns += [

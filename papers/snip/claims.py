@@ -34,7 +34,13 @@ def larger_scoring_batch(one: str, hundred: str, thousand: str) -> tuple[Claim, 
     """C3: error(1) > error(100) >= error(1000) at 90 %, for |D^b|; the second part with a tolerance of 0.1 points."""
     return (
         superior("C3", "a scoring batch of 100 beats one of a single image", on(hundred), on(one)),
-        within("C3b", "a scoring batch of 1,000 is at most 0.1 points worse than 100", on(thousand), on(hundred), margin=0.1),
+        within(
+            "C3b",
+            "a scoring batch of 1,000 is at most 0.1 points worse than 100",
+            on(thousand),
+            on(hundred),
+            margin=0.1,
+        ),
     )
 
 

@@ -46,12 +46,16 @@ class Family:
         """Masked by a criterion at a sparsity in percent."""
         name, words = f"{criterion}_{percent:g}", CRITERIA[criterion]
         reported = name if criterion == "snip" else ""
-        return self._arm(name, f"{words}, {percent:g} %", f"{self.title}, {words}", percent, {"criterion": criterion}, reported)
+        return self._arm(
+            name, f"{words}, {percent:g} %", f"{self.title}, {words}", percent, {"criterion": criterion}, reported
+        )
 
     def variant(self, kind: str, words: str, percent: float, **options: Any) -> Arm:
         """SNIP with other options; `kind` becomes part of the name, `words` of the title."""
         title = f"SNIP, {words}, {percent:g} %"
-        return self._arm(f"{kind}_{percent:g}", title, f"{self.title}, SNIP, {words}", percent, options, f"{kind}_{percent:g}")
+        return self._arm(
+            f"{kind}_{percent:g}", title, f"{self.title}, SNIP, {words}", percent, options, f"{kind}_{percent:g}"
+        )
 
     def shuffled_labels(self, arm: Arm) -> Arm:
         """The same arm trained on a fixed permutation of the training labels; masks are still scored with the true ones."""

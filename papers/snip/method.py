@@ -141,7 +141,9 @@ class SNIP(L.LightningModule):
                 kept = shuffle_within_layers(kept, self._seed("shuffle"))
             emptied = [name for name, mask in kept.items() if name.endswith("weight") and not bool(mask.any())]
             if emptied:
-                warnings.warn(f"{', '.join(emptied)} kept nothing: the network is dead", EmptiedLayerWarning, stacklevel=2)
+                warnings.warn(
+                    f"{', '.join(emptied)} kept nothing: the network is dead", EmptiedLayerWarning, stacklevel=2
+                )
             self.masks.set(kept)
         if self.redraws:
             self._draw("trained weights", self.training_initialization)

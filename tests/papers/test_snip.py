@@ -61,7 +61,9 @@ def fit(method: SNIP, data: Any, folder: Path, steps: int = 6) -> L.Trainer:
 @pytest.mark.parametrize("criterion", ["snip", "snip_signed", "magnitude", "random"])
 @pytest.mark.parametrize("sparsity", [0.1, 0.9, 0.99])
 def test_exactly_kappa_of_all_weights_and_biases_are_kept(data: Digits, criterion: Any, sparsity: float) -> None:
-    method = pruned(data, criterion=criterion, sparsity=sparsity)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptiedLayerWarning)  # magnitudes empty a layer at 0.99
+        method = pruned(data, criterion=criterion, sparsity=sparsity)
     assert method.masks.total == TOTAL
     assert method.masks.kept == round(TOTAL * (1 - sparsity))
     method.masks.check_zeros()
@@ -171,7 +173,8 @@ def test_initial_distributions_of_scored_and_trained_weights_are_separate(data: 
     trained = pruned(data, training_initialization="normal")
     assert not torch.equal(flat(plain.masks.as_dict()), flat(scored.masks.as_dict()))
     assert torch.equal(flat(plain.masks.as_dict()), flat(trained.masks.as_dict()))
-    assert trained.network.output.weight[trained.network.output.weight != 0].std() == pytest.approx(0.1, rel=0.3)
+    weight = trained.masks.weights["output.weight"].detach()
+    assert float(weight[weight != 0].std()) == pytest.approx(0.1, rel=0.3)
 
 
 def test_large_scoring_batches_go_in_pieces_and_too_large_ones_are_refused(data: Digits) -> None:
@@ -257,7 +260,9 @@ def test_every_arm_of_every_scale_can_be_built_and_judged(scale: str) -> None:
     assert {arm.baseline for arm in table.arms} - {None} <= names
     assert len(plan_runs(table.arms, table.seeds, Path("/data"))) == len(names) * len(table.seeds)
     rows = {entry["row"] for entry in paper.reported}
-    theirs = {row for row in rows if any(row.endswith(f"_{m}") for m in ("LWC", "DNS", "LC", "SWS", "SVD", "OBD", "L-OBS"))}
+    theirs = {
+        row for row in rows if any(row.endswith(f"_{m}") for m in ("LWC", "DNS", "LC", "SWS", "SVD", "OBD", "L-OBS"))
+    }
     if scale == "paper":
         assert rows - theirs == {arm.reported for arm in table.arms} & rows
     for arm in table.arms:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Silent, run_processes, shared_faces, student, teacher
+from tiny_runs import Silent, run_processes, shared_faces, snip_arms, student, teacher
 
 from common.experiment.arm import Arm, Run, plan_runs
 from common.experiment.launch import launch
@@ -44,7 +44,7 @@ def quantization() -> list[Arm]:
     return [parent, student(parent, epochs=3)]
 
 
-FAMILIES: dict[str, Callable[[], Sequence[Arm]]] = {"quantization": quantization}
+FAMILIES: dict[str, Callable[[], Sequence[Arm]]] = {"quantization": quantization, "pruning": snip_arms}
 
 
 class Killer:

@@ -1,4 +1,4 @@
-"""Runs of a second each, real in every part: rendered faces, a teacher under a margin head, a quantized student."""
+"""Runs of a second each, real in every part: rendered faces, a teacher under a margin head, a quantized student; a pruned net."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ def student(parent: Arm, epochs: int = 1) -> Arm:
         activation_bits=6, tracked_steps=2,
     )  # fmt: skip
     return Arm("w6a6", "W6A6", method, faces(), benchmark(), (Phase("finetune", epochs=epochs),))
+
+
+def snip_arms() -> list[Arm]:
+    """A small network pruned by SNIP, with momenta and the best weights so far in its checkpoints."""
+    method = spec(
+        "papers.snip.method.SNIP", network=spec("common.backbones.lenet.LeNet300100", hidden=(30, 10), inputs=64),
+        sparsity=0.8, lr=0.01, lr_period=20, validate_every=10,
+    )  # fmt: skip
+    data = spec("datasets.classification.Digits", batch_size=50)
+    measured = spec("common.evaluation.classification.ClassificationBenchmark", parts=("test", "train"))
+    phases = (Phase("prune", compute="prune"), Phase("train", steps=60))
+    return [Arm("snip", "SNIP, 80 %", method, data, measured, phases)]
 
 
 class Silent:
