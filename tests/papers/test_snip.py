@@ -222,12 +222,12 @@ def test_class_masks_follow_their_class(data: Digits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "units", "parameters"), [("lstm", 128, 136_586), ("lstm", 256, 535_306), ("gru", 128, 103_690), ("gru", 256, 403_978)]
+    ("cell", "units", "size"), [("lstm", 128, 136_586), ("lstm", 256, 535_306), ("gru", 128, 103_690), ("gru", 256, 403_978)]
 )  # fmt: skip
-def test_recurrent_networks_have_the_papers_sizes(cell: Any, units: int, parameters: int) -> None:
+def test_recurrent_networks_have_the_papers_sizes(cell: Any, units: int, size: int) -> None:
     network = RowRecurrent(cell, units)
-    assert sum(p.numel() for p in network.parameters()) == parameters
-    assert sum(p.numel() for p in prunable_weights(network, biases=True).values()) == parameters
+    assert sum(p.numel() for p in network.parameters()) == size
+    assert sum(p.numel() for p in prunable_weights(network, biases=True).values()) == size
 
 
 def test_a_recurrent_cell_is_torchs_own_with_shifted_gates() -> None:
