@@ -51,7 +51,8 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
     head, body = grid(table)
     parts += ["## Table", _markdown_table(head, body), "\n".join(f"- {line}" for line in legend(table))]
     if figure:
-        parts.append(f"![The trade-off, and the groups]({figure})")
+        against = "weights left" if any(column.key == "remaining" for column in table.columns) else "stored size"
+        parts.append(f"![{table.words.metric.capitalize()} against {against}, and the groups]({figure})")
     if table.fairness_set is not None:
         head, body = group_grid(table)
         parts += [
