@@ -55,6 +55,7 @@ class ClassificationBenchmark:
     def measure(self, method: Any, data: Any) -> Measurement:
         """Measure `method.network` on the parts of a data module; for `method.masks` see `pruning_cost`.
 
+        A method whose channels were removed says in `original_weights` how many prunable weights its unpruned network has.
         A method with `best_network()` (network of the best validation accuracy, or None) gets `best_error` beside `error`.
 
         Raises:
@@ -82,7 +83,8 @@ class ClassificationBenchmark:
         network.to("cpu")
         size = (int(data.in_channels), *map(int, data.image_size))
         found.cost.update(asdict(measure_cost(network, size)))
-        found.cost.update(pruning_cost(network, getattr(method, "masks", None)))
+        masks, original = getattr(method, "masks", None), getattr(method, "original_weights", None)
+        found.cost.update(pruning_cost(network, masks, original))
         if self.latency_repeats:
             found.cost["latency_ms"] = measure_latency(network, size, repeats=self.latency_repeats).result()
         return found
@@ -174,12 +176,19 @@ def add_decisions(
     found.scores[f"{name}/correct"] = np.asarray(correct, dtype=bool)
 
 
-def pruning_cost(network: nn.Module, masks: Masks | None) -> dict[str, Any]:
+def pruning_cost(network: nn.Module, masks: Masks | None, original: int | None = None) -> dict[str, Any]:
     """How many prunable weights are left: in the masks, or without any those of convolutions and linear layers that are not 0.
 
+    Args:
+        network: as it is now. masks: on its weights.
+        original: prunable weights that it had before channels were removed from it; None if none were.
+
     Returns:
-        `prunable` and `kept` weights, `sparsity` and `remaining` in percent, `layers` (name -> [kept, total]), and
-        `emptied_layers`, the names of those that kept nothing (biases apart).
+        `prunable` and `kept` weights, `sparsity` and `remaining` in percent of the unpruned network, `layers` (name -> [kept,
+        total], of the layers as they are now), and `emptied_layers`, the names of those that kept nothing (biases apart).
+
+    Raises:
+        ValueError: the network has more weights than it is said to have had.
     """
     if masks is not None:
         layers = {name: (count.kept, count.total) for name, count in masks.counts().items()}
@@ -187,6 +196,11 @@ def pruning_cost(network: nn.Module, masks: Masks | None) -> dict[str, Any]:
         weights = prunable_weights(network)
         layers = {name: (int(torch.count_nonzero(w.detach())), w.numel()) for name, w in weights.items()}
     kept, total = (sum(column) for column in zip(*layers.values(), strict=True))
+    if original is not None and original < total:
+        raise ValueError(
+            f"original_weights is {original}, but the network has {total} prunable weights now: count it unpruned"
+        )
+    total = total if original is None else original
     return {
         "prunable": total,
         "kept": kept,

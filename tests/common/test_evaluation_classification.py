@@ -123,6 +123,26 @@ def test_remaining_weights_are_those_of_the_masks_or_the_nonzero_ones() -> None:
     assert pruning_cost(method.network, method.masks)["emptied_layers"] == ["fc.weight"]
 
 
+def test_a_network_that_lost_channels_is_counted_against_what_it_was() -> None:
+    method = Method()
+    method.original_weights = 64  # type: ignore[attr-defined]
+    with torch.no_grad():
+        method.network.fc.weight.fill_(0.5)
+    cost = ClassificationBenchmark().measure(method, Stored(TRUE)).cost
+    assert {k: cost[k] for k in ("kept", "prunable", "remaining", "sparsity")} == {
+        "kept": 16, "prunable": 64, "remaining": 25.0, "sparsity": 75.0,
+    }  # fmt: skip
+    assert cost["layers"] == {"fc.weight": [16, 16]}
+    del method.original_weights  # type: ignore[attr-defined]
+    cost = ClassificationBenchmark().measure(method, Stored(TRUE)).cost
+    assert (cost["prunable"], cost["remaining"]) == (16, 100.0)
+
+
+def test_more_weights_than_the_unpruned_network_had_are_refused() -> None:
+    with pytest.raises(ValueError, match="original_weights is 15, but the network has 16"):
+        pruning_cost(Method().network, None, original=15)
+
+
 def record(arm: str, seed: int, answers: Tensor, remaining: float) -> RunRecord:
     found = measure(answers)
     tables = {name: dict(found.tables[key]) for name, key in found.pairs.items()}
