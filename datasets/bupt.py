@@ -30,7 +30,7 @@ def read_lst(path: str | Path) -> list[tuple[str, int]]:
     for number, line in enumerate(read_lines("bupt_balancedface", path), 1):
         aligned, file, label = split(path, number, line, (3,))
         if aligned != "1":
-            raise BadList(f"{path}, line {number}: expected 1 (aligned) in the first field, got {aligned!r}.")
+            raise BadList(f"{path}, line {number}: expected 1 (aligned) in the first field, got {aligned[:120]!r}.")
         rows.append((file_name(path, number, file), integer(path, number, label)))
     return rows
 

@@ -40,7 +40,7 @@ def read_gender(path: str | Path) -> dict[str, int]:
     votes: dict[str, Counter[str]] = {}
     for number, row in read_csv("lfw", path, ("file", "gender")):
         if row["gender"] not in ("F", "M", ""):
-            raise BadList(f"{path}, line {number}: gender is {row['gender']!r}, expected F, M or nothing.")
+            raise BadList(f"{path}, line {number}: gender is {row['gender'][:120]!r}, expected F, M or nothing.")
         votes.setdefault(person(row["file"]), Counter())[row["gender"]] += 1
     found = {}
     for name, counts in votes.items():
