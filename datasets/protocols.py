@@ -105,7 +105,9 @@ def read_cfp(folder: str | Path, protocol: str = "FP") -> PairList:
                 pair = split(path, number, line, (2,), ",")
                 found = [images[kind].get(integer(path, number, n, 1)) for kind, n in zip(protocol, pair, strict=True)]
                 if found[0] is None or found[1] is None:
-                    raise BadList(f"{path}, line {number}: {line[:120]!r} names an image that the pair lists do not have.")
+                    raise BadList(
+                        f"{path}, line {number}: {line[:120]!r} names an image that the pair lists do not have."
+                    )
                 rows.append((found[0], found[1], same))
                 folds.append(fold)
     return make(rows, np.array(folds))
@@ -117,7 +119,9 @@ def _cfp_images(path: Path) -> dict[int, str]:
         index, file = split(path, number, line, (2,), None)
         file = file_name(path, number, file.replace("\\", "/").removeprefix("../"))
         if file.count("/") < 2:
-            raise BadList(f"{path}, line {number}: expected ../Data/Images/<person>/<view>/<image>, got {file[:120]!r}.")
+            raise BadList(
+                f"{path}, line {number}: expected ../Data/Images/<person>/<view>/<image>, got {file[:120]!r}."
+            )
         images[integer(path, number, index, 1)] = file
     return images
 
