@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 METRICS = ("accuracy", "worst_group", "group_gap", "group_std", "ser")
 GROUP_PREFIX = "group:"
+NUMBER_PREFIX = "number:"
 SOURCES = ("paper", "suite")
 KINDS = ("superior", "within", "larger_drop", "monotone")
 
@@ -33,8 +34,9 @@ class Quantity:
         arm: name of the arm.
         pair_set: name of the verification set.
         metric: `"accuracy"`, `"worst_group"` (lowest group accuracy), `"group_gap"` (highest - lowest), `"group_std"`
-            (ddof 1), `"group:<name>"` (accuracy of one group): percent points, 0..100; or `"ser"` (highest group error
-            / lowest, a ratio >= 1).
+            (ddof 1), `"group:<name>"` (accuracy of one group): percent points, 0..100; `"ser"` (highest group error
+            / lowest, a ratio >= 1); or `"number:<key>"`, any other number that a run's metrics hold for the pair set
+            (iterations, a loss): it has no decisions, so that only seeds are resampled.
 
     Raises:
         ValueError: the metric is none of these.
@@ -45,11 +47,11 @@ class Quantity:
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
-        is_group = self.metric.startswith(GROUP_PREFIX) and len(self.metric) > len(GROUP_PREFIX)
-        if self.metric not in METRICS and not is_group:
+        is_named = any(len(self.metric) > len(p) for p in (GROUP_PREFIX, NUMBER_PREFIX) if self.metric.startswith(p))
+        if self.metric not in METRICS and not is_named:
             raise ValueError(
                 f"'{self.metric}' is not a metric that a claim can speak of: "
-                f"use {', '.join(METRICS)} or group:<name of the group>"
+                f"use {', '.join(METRICS)}, group:<name of the group> or number:<key of a metric>"
             )
 
     def __str__(self) -> str:
@@ -147,7 +149,7 @@ class Claim:
         tests: what has to be true, all of it: the claim holds if every test holds, fails if any fails, else it is
             inconclusive.
         margin: the margin in `unit` that was stated with the claim.
-        unit: unit of the effect (`"pp"` percent points, `"ratio"` for SER, `"tau"` for trends).
+        unit: unit of the effect (`"pp"` percent points, `"ratio"` for SER, `"tau"` for trends, `"number"` for others).
         source: `"paper"` when the paper says it, `"suite"` when it is a control of ours.
 
     Raises:
@@ -244,11 +246,17 @@ def conjunction(key: str, text: str, claims: Iterable[Claim]) -> Claim:
 
 
 def _unit(*quantities: Quantity) -> str:
-    ratios = {quantity.metric == "ser" for quantity in quantities}
-    if len(ratios) > 1:
+    units = {_unit_of(quantity.metric) for quantity in quantities}
+    if len(units) > 1:
         names = ", ".join(str(quantity) for quantity in quantities)
-        raise ValueError(f"{names} mix a ratio (ser) with percent points: compare like with like")
-    return "ratio" if ratios.pop() else "pp"
+        raise ValueError(f"{names} have different units ({', '.join(sorted(units))}): compare like with like")
+    return units.pop()
+
+
+def _unit_of(metric: str) -> str:
+    if metric.startswith(NUMBER_PREFIX):
+        return "number"
+    return "ratio" if metric == "ser" else "pp"
 
 
 def _formula(terms: Sequence[tuple[float, Quantity]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from common.experiment.claims import Claim, Quantity
+from common.experiment.claims import NUMBER_PREFIX, Claim, Quantity
 from common.experiment.records import PairTable, RunRecord
 from common.experiment.resampling import Accuracies, FloatArray, draw_seeds, resampled_pool
 
@@ -87,6 +87,8 @@ class Evidence:
         """
         name = quantity.pair_set
         wanted = [(quantity.arm, at) for at in seeds]
+        if quantity.metric.startswith(NUMBER_PREFIX):
+            return self._numbers(quantity, seeds)
         absent = [key for key in wanted if key not in self._keys.get(name, [])]
         if absent:
             raise NotJudged(f"{self._run(absent[0])} has no decisions on pair set '{name}'")
@@ -103,10 +105,23 @@ class Evidence:
         with np.errstate(invalid="ignore"):
             return point[columns].mean(), draws[:, columns].mean(axis=1), shares @ point[columns]
 
+    def _numbers(self, quantity: Quantity, seeds: Sequence[int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """A number of the runs' metrics that has no decisions: nothing but the seeds is drawn."""
+        key = quantity.metric.removeprefix(NUMBER_PREFIX)
+        if len(seeds) < 2:
+            raise NotJudged(f"'{key}' varies with the seed alone, and there is one seed only")
+        runs = [self._run((quantity.arm, at)) for at in seeds]
+        found = [run.metrics.get(quantity.pair_set, {}).get(key) for run in runs]
+        for run, value in zip(runs, found, strict=True):
+            if not isinstance(value, int | float) or not np.isfinite(value):
+                raise NotJudged(f"{run} has no number '{key}' on '{quantity.pair_set}'")
+        point = np.array(found, dtype=np.float64)
+        return point.mean(), np.full(self.draws, point.mean()), draw_seeds(seeds, self.draws, self.seed) @ point
+
     def subjects(self, claim: Claim) -> int:
         """Number of different people in the pair sets of a claim."""
         members: dict[str, set[int]] = {}
-        for name in {quantity.pair_set for quantity in claim.quantities}:
+        for name in {q.pair_set for q in claim.quantities if not q.metric.startswith(NUMBER_PREFIX)}:
             table = self._tables[name]
             members.setdefault(table.pool, set()).update(np.union1d(table.subject_a, table.subject_b).tolist())
         return sum(map(len, members.values()))

@@ -411,6 +411,38 @@ def test_quantities_that_do_not_exist_are_not_judged(metric: str, words: str) ->
     assert words in (verdict.reason or "")
 
 
+def numbered(arm: str, values: list[float | None]) -> list[RunRecord]:
+    return [make_run(arm, at, 90, metrics={"easy": {"steps": value}}) for at, value in enumerate(values)]
+
+
+FEWER = superior("fewer", "a needs fewer steps", on("b", metric="number:steps"), on("a", metric="number:steps"))
+
+
+def test_a_number_without_decisions_is_judged_by_its_seeds() -> None:
+    clear = only(FEWER, [*numbered("a", [100, 110, 105, 95]), *numbered("b", [300, 310, 290, 305])])
+    assert clear.verdict == "holds" and clear.unit == "number" and clear.subjects == 0
+    assert clear.finding is not None and clear.finding.effect == pytest.approx(301.25 - 102.5)
+    opposite = only(FEWER, [*numbered("b", [100, 110, 105, 95]), *numbered("a", [300, 310, 290, 305])])
+    assert opposite.verdict == "fails"
+    noisy = only(FEWER, [*numbered("a", [100, 400, 250]), *numbered("b", [300, 200, 280])])
+    assert noisy.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([100.0], "one seed only"), ([100.0, None], "no number 'steps'"), ([100.0, float("nan")], "no number 'steps'")],
+    ids=["one seed", "undefined", "not finite"],
+)
+def test_a_number_that_is_not_there_is_not_judged(values: list[float | None], words: str) -> None:
+    verdict = only(FEWER, [*numbered("a", values), *numbered("b", [1.0, 2.0])])
+    assert verdict.verdict == "not judged" and words in str(verdict.reason)
+
+
+def test_numbers_and_percent_points_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="different units"):
+        superior("x", "x", on("a"), on("b", metric="number:steps"))
+
+
 def test_a_claim_that_cannot_be_judged_does_not_count_in_holm() -> None:
     runs = make_runs({"a": 95, "b": 85})
     alone, beside = (
