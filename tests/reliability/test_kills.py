@@ -113,25 +113,31 @@ def test_killed_at_random_moments_ends_as_if_never_killed(family: str, tmp_path:
     longest = (time.monotonic() - since) / len(runs)
     expected = outcome(undisturbed, runs)
 
-    kills, completions, phases, moments = 0, 0, Counter[str](), Counter[str]()
+    kills, launches, completions, phases, moments = 0, 0, 0, Counter[str](), Counter[str]()
     while kills < KILLS or not completions:
+        assert completions < 10 + KILLS, f"only {kills} of {launches} launches were hit: the runs are too short to kill"
         store = Store(tmp_path / f"killed{completions}")
         statuses: dict[str, str] = {}
         while set(statuses.values()) != {"ok"}:
-            killer = Killer(store, runs, seed=kills)
+            killer = Killer(store, runs, seed=launches)  # another moment every time, whether or not the last one hit
+            ways = killer.any_time, killer.while_training, killer.while_writing, killer.while_training
+            thread = threading.Thread(target=ways[launches % len(ways)], args=(longest,))
             if kills < KILLS:
-                ways = killer.any_time, killer.while_training, killer.while_writing, killer.while_training
-                thread = threading.Thread(target=ways[kills % len(ways)], args=(longest,))
                 thread.start()
             watcher = Silent()
             statuses = launch(runs, store, MACHINE, 1, watcher)
+            launches += 1
             killer.stop.set()
-            if kills < KILLS:
+            if thread.ident is not None:
                 thread.join()
             if sum(killer.moments.values()):
                 kills += 1
                 moments += killer.moments
                 phases[watcher.events[-1][1].get("phase", "?") if watcher.events else "start"] += 1
+            elif set(statuses.values()) == {"ok"}:
+                longest = min(
+                    longest, max(watcher.seconds.values(), default=longest)
+                )  # the first run also starts the server
         completions += 1
         assert outcome(store, runs) == expected
     print(f"\n{family}: {kills} kills survived in {completions} completions; {dict(phases)}; {dict(moments)}")

@@ -50,11 +50,11 @@ def snip_arms() -> list[Arm]:
     """A small network pruned by SNIP, with momenta and the best weights so far in its checkpoints."""
     method = spec(
         "papers.snip.method.SNIP", network=spec("common.backbones.lenet.LeNet300100", hidden=(30, 10), inputs=64),
-        sparsity=0.8, lr=0.01, lr_period=20, validate_every=10,
+        sparsity=0.8, lr=0.01, lr_period=100, validate_every=30,
     )  # fmt: skip
     data = spec("datasets.classification.Digits", batch_size=50)
     measured = spec("common.evaluation.classification.ClassificationBenchmark", parts=("test", "train"))
-    phases = (Phase("prune", compute="prune"), Phase("train", steps=60))
+    phases = (Phase("prune", compute="prune"), Phase("train", steps=300))
     return [Arm("snip", "SNIP, 80 %", method, data, measured, phases)]
 
 
@@ -63,6 +63,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.ended: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def begin(self, total: int, finished: int) -> None: ...
@@ -72,6 +73,7 @@ class Silent:
 
     def end(self, run: Run, status: str, seconds: float) -> None:
         self.ended[run.label] = status
+        self.seconds[run.label] = seconds
 
 
 def run_processes() -> list[int]:
