@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PAPERS := $(patsubst papers/%/paper.toml,%,$(wildcard papers/*/paper.toml))
 
 SCALE ?= demo
-OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $(DATA)) $(if $(JOBS),--jobs $(JOBS)) \
+OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms "$(ARMS)") $(if $(DATA),--data $(DATA)) $(if $(JOBS),--jobs $(JOBS)) \
           $(if $(THREADS),--threads $(THREADS)) $(if $(DEVICES),--devices $(DEVICES)) $(if $(NODES),--nodes $(NODES)) \
           $(if $(WANDB),--wandb $(WANDB)) $(if $(STORE),--store $(STORE)) $(if $(LAUNCH),--launch $(LAUNCH)) \
           $(if $(STALE),--stale $(STALE)) $(if $(CHECKPOINT),--checkpoint-every $(CHECKPOINT)) \
@@ -19,7 +19,8 @@ OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data $
 help: ## this text
 	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
 	@echo "             [NODES=1] [WANDB=offline|online|disabled] [STORE=/path] [LAUNCH=local|slurm]"
-	@echo "             [STALE=renew|keep] [CHECKPOINT=30]"
+	@echo "             [STALE=renew|keep] [CHECKPOINT=30] [ARMS=\"dense snip_9*\"]"
+	@echo "  ARMS: names or patterns of the rows to run now; of the others the table shows what is finished."
 	@echo "  JOBS runs at a time with THREADS threads each; THREADS=auto shares the cores out, but the last bits of a number"
 	@echo "  depend on it. STALE=keep shows results of code that has changed since, marked, instead of computing them again."
 	@echo "  CHECKPOINT: seconds between checkpoints, the most that a kill costs."

@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paper", help="key of a paper (python -m papers list)")
     parser.add_argument("--scale", default="demo", help="smoke, demo (default), real, lab or paper")
     parser.add_argument("--seeds", type=_seeds, help="comma-separated seeds; default: the table's own")
+    parser.add_argument(
+        "--arms",
+        type=str.split,
+        help="names or patterns (lenet_*) of the rows to run now; of the others, the table shows what is finished",
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA"), help="root of real data sets")
     parser.add_argument("--jobs", type=_positive, help="runs at a time; default: one a core, one on an accelerator")
     parser.add_argument(

@@ -33,6 +33,7 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
     stored = read_table(results, paper.key, scale)
     records = load_records(folder)
     verdicts = judge(plan.claims, records)
+    listed = {run["arm"] for run in stored["runs"]}
     table = build_table(
         records,
         [
@@ -45,6 +46,7 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
                 "baseline": a.baseline or "",
             }
             for a in plan.arms
+            if a.name in listed
         ],
         paper.reported,
         key=paper.key,
@@ -54,6 +56,8 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
         command=command(paper, scale),
         pair_sets=plan.pair_sets,
         fairness_set=plan.fairness_set,
+        further=plan.columns,
+        omitted=[a.name for a in plan.arms if a.name not in listed],
         stale=stale_runs(paper, plan, stored, folder),
     )
     sources = judging()

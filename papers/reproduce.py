@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import fnmatch
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from common.experiment.arm import Run, TablePlan, plan_runs
+from common.experiment.arm import Arm, Run, TablePlan, plan_runs
 from common.experiment.cluster_options import SlurmOptions
 from common.experiment.records import seal_results
 from common.experiment.render import to_csv
@@ -27,7 +29,7 @@ from common.files import DamagedFileError, read_json, write_json_atomically
 from common.manifest import damaged_files
 from common.provenance import usable_cores
 from papers.drawing import draw
-from papers.registry import Paper
+from papers.registry import Paper, PaperError, nearest
 from papers.staleness import arm_hashes, load_plan, merged, read_table, request_hash
 
 RUN_FILE = re.compile(r"[0-9a-f]{16}\.(json|npz)|pairs-[0-9a-f]{12}\.npz")
@@ -45,25 +47,48 @@ def reproduce(paper: Paper, options: argparse.Namespace, slurm: SlurmOptions | N
     seeds = options.seeds or plan.seeds
     data = Path(options.data).resolve() if options.data else None
     store = Store(options.store, accept_stale=options.stale == "keep")
-    request = request_hash(plan, seeds, data)
+    chosen = chosen_arms(plan, options.arms)
+    request = request_hash(replace(plan, arms=chosen), seeds, data)
     console.print(f"[bold]{paper.title}[/bold] ({paper.key}, scale {options.scale}): {plan.data_note}", highlight=False)
     if first and _is_current(paper, options, request, store):
         console.print("every run is in the store and nothing has changed since: nothing to train", highlight=False)
         with _writing(console, store, paper, options.scale):
             print_table(console, *draw(paper, plan, options.scale, options.results))
         return 0
-    runs = plan_runs(plan.arms, seeds, data)
+    runs = plan_runs(chosen, seeds, data)
     _say_what_is_stale(console, runs, options)
     statuses = _launch(console, paper, runs, store, data, options, slurm)
     if not first:
         return 0
     with _writing(console, store, paper, options.scale):
-        statuses |= _publish(paper, plan, runs, statuses, store, options, request)
+        listed = _listed(plan, chosen, plan_runs(plan.arms, seeds, data), store)
+        statuses |= _publish(paper, plan, listed, store, options, request)
         table, verdicts = draw(paper, plan, options.scale, options.results)
     _track(paper, options.scale, options.wandb, options.store, table, options.results)
     print_table(console, table, verdicts)
     console.print(f"written: {options.results / paper.key / options.scale}.{{json,md,csv,tex,svg}}", highlight=False)
     return _exit_status(console, runs, statuses, options.store)
+
+
+def chosen_arms(plan: TablePlan, patterns: Sequence[str] | None) -> tuple[Arm, ...]:
+    """The arms of a table that match one of the patterns (`*` stands for anything); all without patterns.
+
+    Raises:
+        PaperError: a pattern matches none.
+    """
+    if not patterns:
+        return plan.arms
+    names = [arm.name for arm in plan.arms]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise PaperError(f"no arm is called '{pattern}'{nearest(pattern, names)}")
+    return tuple(arm for arm in plan.arms if any(fnmatch.fnmatchcase(arm.name, pattern) for pattern in patterns))
+
+
+def _listed(plan: TablePlan, chosen: Sequence[Arm], runs: Sequence[Run], store: Store) -> list[Run]:
+    """Runs that the table shows: those of the chosen arms, and of the others those that are finished."""
+    rows, asked = {arm.name for arm in plan.arms}, {arm.name for arm in chosen}
+    return [run for run in runs if run.arm.name in asked or (run.arm.name in rows and store.status(run.digest) == "ok")]
 
 
 def _exit_status(console: Console, runs: Sequence[Run], statuses: dict[str, str], store: Path) -> int:
@@ -171,20 +196,17 @@ def _share_cores(console: Console, options: argparse.Namespace) -> tuple[int, in
 def _publish(
     paper: Paper,
     plan: TablePlan,
-    runs: Sequence[Run],
-    statuses: dict[str, str],
+    listed: Sequence[Run],
     store: Store,
     options: argparse.Namespace,
     request: str,
 ) -> dict[str, str]:
-    """Copy the small files of the table's runs to the results folder and say in `<scale>.json` which they are.
+    """Copy the small files of the listed runs to the results folder and say in `<scale>.json` which they are.
 
     Returns:
         digest -> status of every run that was published: a file may have turned out to be damaged.
     """
     folder = options.results / paper.key / options.scale
-    rows = {arm.name for arm in plan.arms}
-    listed = [run for run in runs if run.arm.name in rows]
     published = {run.digest: store.publish(run.digest, folder, run.arm.name, run.arm.title, run.seed) for run in listed}
     results = [read_json(folder / f"{run.digest}.json") for run in listed]
     used = {f"{run.digest}.{ending}" for run in listed for ending in ("json", "npz")}

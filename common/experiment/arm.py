@@ -89,6 +89,7 @@ class TablePlan:
         seeds: default seeds of every arm.
         data_note: one sentence on what data this scale uses.
         pair_sets: order of the accuracy columns; fairness_set: the pair set of the group columns.
+        columns: further columns: key (`"<pair set>:<metric>"`), title, unit and one line of help (see `rows.Column`).
     """
 
     arms: tuple[Arm, ...]
@@ -97,6 +98,7 @@ class TablePlan:
     data_note: str
     pair_sets: tuple[str, ...] = ()
     fairness_set: str | None = None
+    columns: tuple[tuple[str, str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

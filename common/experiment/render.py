@@ -50,6 +50,7 @@ def to_markdown(table: Table, verdicts: Sequence[Verdict] = (), header: str = ""
         parts.append(f"```\n{table.command}\n```")
     head, body = grid(table)
     parts += ["## Table", _markdown_table(head, body), "\n".join(f"- {line}" for line in legend(table))]
+    parts += [f"**Not run**: {table.omission}"] * bool(table.omitted)
     if figure:
         against = "weights left" if any(column.key == "remaining" for column in table.columns) else "stored size"
         parts.append(f"![{table.words.metric.capitalize()} against {against}, and the groups]({figure})")

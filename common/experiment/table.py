@@ -28,6 +28,7 @@ class Table:
         provenance: lines that say what made the numbers.
         command: what makes, and renews, the table.
         task: `"verification"` or `"classification"`.
+        omitted: names of the arms of this scale that were not asked for yet; they have no row.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Table:
     provenance: tuple[str, ...]
     command: str = ""
     task: str = "verification"
+    omitted: tuple[str, ...] = ()
 
     @property
     def words(self) -> Words:
@@ -52,6 +54,14 @@ class Table:
     def column(self, key: str) -> Column:
         """A column by its key."""
         return next(column for column in self.columns if column.key == key)
+
+    @property
+    def omission(self) -> str:
+        """One sentence on the arms that were not asked for; empty without any."""
+        if not self.omitted:
+            return ""
+        count = f"{len(self.omitted)} of {len(self.omitted) + len(self.rows)} arms of this scale have"
+        return f"{count} not been run and have no row: {', '.join(self.omitted)}."
 
     @property
     def stale(self) -> tuple[str, ...]:
@@ -75,6 +85,8 @@ def build_table(
     command: str = "",
     pair_sets: Sequence[str] = (),
     fairness_set: str | None = None,
+    further: Sequence[tuple[str, str, str, str]] = (),
+    omitted: Sequence[str] = (),
     reported_columns: Sequence[str] | None = None,
     tolerance: float | None = None,
     stale: Mapping[str, Sequence[str]] | None = None,
@@ -90,6 +102,8 @@ def build_table(
         key, title, scale, data_note, command: see `Table`.
         pair_sets: order of the accuracy columns; sets that are not named follow.
         fairness_set: pair set of the group columns; the first one with groups when None.
+        omitted: see `Table`.
+        further: columns of the paper's own, as in `TablePlan.columns`; they follow the accuracies.
         reported_columns: metrics of the paper to print beside ours; when None those that are pair sets of this table,
             or else the first two that its arms have.
         tolerance: percent points within which a row of scale `paper` counts as reproduced where an entry states none.
@@ -109,7 +123,7 @@ def build_table(
         raise ValueError(f"pair set '{fairness_set}' of the group columns was not measured: {', '.join(sets)} were")
     chosen = fairness_set if fairness_set in with_groups else next(iter(with_groups), None)
     task = task_of(ok)
-    columns = _columns(sets, chosen, ok, WORDS[task])
+    columns = _columns(sets, chosen, ok, WORDS[task], further)
     numbers = tuple(make_reported(entry) for entry in reported)
     rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance, stale or {}) for arm in arms)
     drop = f"{chosen}:worst_drop"
@@ -134,11 +148,16 @@ def build_table(
         provenance=_provenance(ok),
         command=command,
         task=task,
+        omitted=tuple(omitted),
     )
 
 
 def _columns(
-    sets: Sequence[str], fairness_set: str | None, ok: Sequence[RunRecord], words: Words
+    sets: Sequence[str],
+    fairness_set: str | None,
+    ok: Sequence[RunRecord],
+    words: Words,
+    further: Sequence[tuple[str, str, str, str]],
 ) -> tuple[Column, ...]:
     named = [(name, words.title.format(name)) for name in sets]
     if words.metric == "error":
@@ -153,6 +172,7 @@ def _columns(
         columns = [
             Column(f"{name}:accuracy", title, "%", f"10-fold verification accuracy on {name}") for name, title in named
         ]
+    columns += [Column(*entry) for entry in further]
     if fairness_set is not None:
         on, group = f"on {fairness_set}", words.group
         columns += [

@@ -51,6 +51,8 @@ def print_table(console: Console, table: Table, verdicts: Sequence[Verdict] = ()
     for row in table.rows:
         for problem in row.problems:
             console.print(problem, markup=False)
+    if table.omitted:
+        console.print(f"NOT RUN: {table.omission}", markup=False)
     if table.stale:
         console.print(f"STALE: {stale_line(table)}", style="bold yellow", markup=False)
     if table.fairness_set is not None:

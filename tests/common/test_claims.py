@@ -420,8 +420,11 @@ FEWER = superior("fewer", "a needs fewer steps", on("b", metric="number:steps"),
 
 def test_a_number_without_decisions_is_judged_by_its_seeds() -> None:
     clear = only(FEWER, [*numbered("a", [100, 110, 105, 95]), *numbered("b", [300, 310, 290, 305])])
-    assert clear.verdict == "holds" and clear.unit == "number" and clear.subjects == 0
-    assert clear.finding is not None and clear.finding.effect == pytest.approx(301.25 - 102.5)
+    assert clear.verdict == "holds"
+    assert clear.unit == "number"
+    assert clear.subjects == 0
+    assert clear.finding is not None
+    assert clear.finding.effect == pytest.approx(301.25 - 102.5)
     opposite = only(FEWER, [*numbered("b", [100, 110, 105, 95]), *numbered("a", [300, 310, 290, 305])])
     assert opposite.verdict == "fails"
     noisy = only(FEWER, [*numbered("a", [100, 400, 250]), *numbered("b", [300, 200, 280])])
@@ -435,7 +438,8 @@ def test_a_number_without_decisions_is_judged_by_its_seeds() -> None:
 )
 def test_a_number_that_is_not_there_is_not_judged(values: list[float | None], words: str) -> None:
     verdict = only(FEWER, [*numbered("a", values), *numbered("b", [1.0, 2.0])])
-    assert verdict.verdict == "not judged" and words in str(verdict.reason)
+    assert verdict.verdict == "not judged"
+    assert words in str(verdict.reason)
 
 
 def test_numbers_and_percent_points_are_not_compared() -> None:
