@@ -121,7 +121,8 @@ def add_decisions(
     score: np.ndarray,
     group: np.ndarray,
     group_names: Sequence[str],
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    subject: np.ndarray | None = None,
 ) -> None:
     """Put N decisions under a name into a measurement, with their error and the accuracies of the groups.
 
@@ -129,9 +130,10 @@ def add_decisions(
         found: what is added to. name: of the set of decisions.
         correct: bool [N]. score: float [N], stored beside the decisions.
         group: int [N], index into `group_names`; -1 = none. metrics: further ones of the same set.
+        subject: int [N], what the bootstrap resamples together, such as the image of several decisions; None: each its own.
     """
     count = len(correct)
-    own = np.arange(count, dtype=np.int32)
+    own = np.arange(count, dtype=np.int32) if subject is None else np.asarray(subject, dtype=np.int32)
     names = tuple(map(str, group_names))
     rates = group_rates("accuracy", correct, group, names, own, own)
     accuracy = 100 * float(np.mean(correct))
@@ -141,7 +143,7 @@ def add_decisions(
         "error": 100 - accuracy,
         **(metrics or {}),
         "pairs": count,
-        "subjects": count,
+        "subjects": len(np.unique(own)),
         "group_accuracy": {
             label: None if label in rates.skipped else 100 * float(rate)
             for label, rate in zip(names, rates.rate, strict=True)
