@@ -44,15 +44,21 @@ def _table(arms: list[Arm], judged: tuple[Claim, ...], seeds: tuple[int, ...], d
     )
 
 
-def _lenet(family: Family, levels: tuple[int, ...], controls: tuple[int, ...], draws: tuple[int, ...]) -> list[Arm]:
+def _lenet(
+    family: Family,
+    levels: tuple[int, ...],
+    controls: tuple[int, ...],
+    draws: tuple[int, ...],
+    continued: tuple[int, ...] = CONTROLLED,
+) -> list[Arm]:
     """Tickets at every level that is shown; at some of them the controls, and three redraws where C1 is judged."""
     arms = search(family, levels)
     for level in controls:
         arms += [family.reinitialised(level, draw) for draw in (draws if level in CONTROLLED else draws[:1])]
     arms += [family.one_shot(level) for level in controls]
     arms += [family.finetuned(level) for level in controls]
-    for level in CONTROLLED:
-        arms += [family.random_mask(level), family.continued(level)]
+    arms += [family.random_mask(level) for level in CONTROLLED]
+    arms += [family.continued(level) for level in continued]
     return arms
 
 
@@ -75,8 +81,11 @@ def _digits(batch: int) -> Spec:
 
 
 def _lenet5(steps: int, every: int, batch: int = 60) -> tuple[Family, Family]:
-    """LeNet-5, whose first convolution has 150 weights and whose first linear layer 48,000: ranked by layer, and together."""
-    sizes = ((150 + 2_400 + 48_000 + 10_080 + 840, 0.2),)
+    """LeNet-5, whose first convolution has 150 weights and whose first linear layer 48,000: ranked by layer, and together.
+
+    A level removes 36 % of the remaining weights here, as much as two of the paper's.
+    """
+    sizes = ((150 + 2_400 + 48_000 + 10_080 + 840, 0.36),)
     family = Family(
         "lenet5_",
         "LeNet-5",
@@ -85,7 +94,7 @@ def _lenet5(steps: int, every: int, batch: int = 60) -> tuple[Family, Family]:
         BENCHMARK,
         steps,
         sizes,
-        {"rate": 0.2, "validate_every": every},
+        {"rate": 0.36, "validate_every": every},
     )
     return family, pruned_otherwise(family, "global_", "all layers together", scope="global")
 
@@ -96,11 +105,11 @@ def _demo() -> TablePlan:
     )
     layerwise, together = _lenet5(300, 10)
     arms = [
-        *_lenet(family, (2, 4, 7, 9, 12, 14, 15, 16, 18), (2, 4, 7, 12, 14, 16), (1, 2, 3)),
-        *search(layerwise, (14, 18)),
-        *search(together, (14, 18))[1:],
+        *_lenet(family, (2, 4, 7, 9, 12, 14, 15, 16, 18), (2, 4, 7, 12, 14, 16), (1, 2, 3), (7, 12)),
+        *search(layerwise, (7, 9)),
+        *search(together, (7, 9))[1:],
     ]
-    pairs = [(f"lenet5_global_ticket_{level}", f"lenet5_ticket_{level}") for level in (14, 18)]
+    pairs = [(f"lenet5_global_ticket_{level:02d}", f"lenet5_ticket_{level:02d}") for level in (7, 9)]
     return _table(
         arms,
         (
