@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from common.evaluation.benchmark import Measurement
 from common.evaluation.classification import ClassificationBenchmark, add_decisions
-from papers.nisp.claims import AFTER_PRUNING, RECOVERY
+from papers.nisp.claims import AFTER_PRUNING, EPOCHS, TEST
 from papers.nisp.method import NISP
 
 TOLERANCE = 0.01  # dense accuracy - 1 point counts as recovered
 
 
 class PruningBenchmark:
-    """The test part, beside it the same images right after pruning, and the epochs of fine-tuning.
-
-    `"recovery"` has one decision for the moment right after pruning and for each tracked epoch: right where the test accuracy is
-    at most 1 point below that of the dense network of the same seed. The fewer epochs fine-tuning needs, the fewer are wrong.
-    The cost entries `accuracy_by_epoch` (percent, from right after pruning on) and `dense_accuracy` are the learning curve.
+    """The test part, the same images right after pruning, and the epochs that fine-tuning needs to recover.
 
     Args:
         batch_size: images at a time. latency_repeats: see `ClassificationBenchmark`.
@@ -29,25 +23,40 @@ class PruningBenchmark:
         self.final = ClassificationBenchmark(batch_size=batch_size, latency_repeats=latency_repeats)
 
     def measure(self, method: NISP, data: Any) -> Measurement:
-        """`"test"`, and of a pruned, tracked and fine-tuned method the others; see `ClassificationBenchmark.measure`."""
+        """See `ClassificationBenchmark.measure`; of a method that was pruned, tracked and fine-tuned, also:
+
+        the set `"after pruning"` (of several rounds: after the last); on the test part, after one round, `epochs_to_recover`, see
+        there; and the learning curve in percent, `accuracy_by_epoch`, from right after pruning on, among the costs.
+        """
         found = self.final.measure(method, data)
-        epochs, margins = int(method.epochs_done), method.after_pruning.cpu().numpy()
+        epochs, margins = int(method.epochs_done), method.after_pruning.cpu()
         if not epochs or not len(margins):
             return found
+        right = margins > 0
         add_decisions(
             found,
             AFTER_PRUNING,
-            correct=margins > 0,
-            score=margins,
+            correct=right.numpy(),
+            score=margins.numpy(),
             group=data.labels("test").numpy(),
             group_names=tuple(data.class_names),
         )
-        dense, first = float(method.dense_accuracy), float(np.mean(margins > 0))
-        found.cost["dense_accuracy"] = 100 * dense
         if method.rounds == 1:
-            curve = np.array([first, *method.curve[:epochs].tolist()])
-            recovered = curve >= dense - TOLERANCE - 1e-9
-            none = np.full(len(curve), -1)
-            add_decisions(found, RECOVERY, correct=recovered, score=curve, group=none, group_names=())
-            found.cost["accuracy_by_epoch"] = [100 * value for value in curve.tolist()]
+            curve = [float(right.double().mean()), *method.curve[:epochs].tolist()]
+            found.cost["accuracy_by_epoch"] = [100 * value for value in curve]
+            found.cost["dense_accuracy"] = 100 * float(method.dense_accuracy)
+            found.metrics[TEST][EPOCHS] = epochs_to_recover(curve, float(method.dense_accuracy))
         return found
+
+
+def epochs_to_recover(curve: list[float], dense: float, tolerance: float = TOLERANCE) -> int:
+    """Epochs of fine-tuning after which the accuracy first is at most the tolerance below that of the dense network.
+
+    Args:
+        curve: accuracies right after pruning and after each of E epochs. dense: of the network before it was pruned.
+
+    Returns:
+        0 to E; E + 1 where that never happened.
+    """
+    enough = [value >= dense - tolerance - 1e-9 for value in curve]
+    return enough.index(True) if True in enough else len(curve)
