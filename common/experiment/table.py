@@ -181,6 +181,8 @@ def _columns(
             Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of {group} accuracies {on} (ddof 1)"),
             Column(f"{fairness_set}:ser", "SER", "ratio", f"highest {group} error / lowest {on}; 1 = equal"),
         ]
+    if any("nnz" in run.cost for run in ok):
+        return (*columns, *_footprint_columns())
     return (*columns, *(_pruning_columns() if any("remaining" in run.cost for run in ok) else _bit_columns()))
 
 
@@ -203,6 +205,19 @@ def _pruning_columns() -> list[Column]:
         Column("kept", "weights", "count", "prunable weights that are kept"),
         Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),
         Column("stored_bytes", "bytes", "bytes", "size of the stored file, zeros included"),
+    ]
+
+
+def _footprint_columns() -> list[Column]:
+    """Of networks of several widths, which are compared at equal numbers of non-zero parameters."""
+    return [
+        Column("asked", "asked", "%", "share of the network's own prunable weights that was to be masked"),
+        Column("sparsity", "masked", "%", "share of them that is masked"),
+        Column("returned", "came back", "count", "masked weights that came back, over all updates of the masks"),
+        Column("remaining", "left", "%", "NNZ, in percent of the parameters of the dense network of width 1"),
+        Column("nnz", "NNZ", "count", "parameters that are not zero, those that are never pruned included"),
+        Column("kept", "weights", "count", "prunable weights that are kept"),
+        Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),
     ]
 
 

@@ -164,9 +164,9 @@ class GradualPruning(L.LightningModule):
 
     @torch.no_grad()
     def update_masks(self, sparsity: float) -> None:
-        """(2) for all layers at s_t.
+        """(2) for all layers at s_t. Every layer keeps at least one weight, since floor(s_t N_l) < N_l.
 
-        Warns with `EmptiedLayerWarning` where a layer would lose all its weights; its largest one is kept.
+        Warns with `EmptiedLayerWarning` where no weight exceeds a smoothed threshold; the largest one is kept.
         """
         scores, before = magnitude(self.masks.weights), self.masks.as_dict()
         if self.threshold == "histogram":

@@ -1,4 +1,4 @@
-"""Gradual pruning's method: the cubic schedule in training, exact counts, who may come back, contrib's thresholds, footprints."""
+"""Gradual pruning's method: the cubic schedule in training, exact counts, who may come back, contrib's thresholds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ import pytorch_lightning as L
 import torch
 from torch import nn
 
-from common.backbones.cifar_resnet import CifarResNet
-from common.backbones.lenet import LeNet300100
-from common.experiment.arm import plan_runs
 from common.experiment.callbacks import SeededEpochs
 from common.experiment.checkpoint import Checkpoints, SealedCheckpoints
-from common.experiment.spec import Place, WeightsOf, build
-from common.pruning import EmptiedLayerWarning, prunable_weights
+from common.pruning import EmptiedLayerWarning
 from datasets.classification import Digits
-from papers.registry import get_paper
 from papers.to_prune_or_not.benchmark import FootprintBenchmark
-from papers.to_prune_or_not.footprint import MOBILENET_CIFAR_STRIDES, Footprint, convnet, lenet, mobilenet, resnet
+from papers.to_prune_or_not.footprint import convnet
 from papers.to_prune_or_not.method import GradualPruning, straight_through
-from papers.to_prune_or_not.networks import ConvNet, MobileNet
-from papers.to_prune_or_not.table import plan
+from papers.to_prune_or_not.networks import ConvNet
 
 CHANNELS = (4, 8, 8)
 LAYERS = {"convolutions.0.0.weight": 288, "convolutions.1.0.weight": 576, "linear.weight": 80}
@@ -51,16 +45,14 @@ def pruner(seed: int = 0, **options: Any) -> GradualPruning:
 
 
 class Watch(L.Callback):
-    """Remembers the state of the masks and of the weights when a step begins, before its update, and stops on demand."""
+    """Remembers how many weights were kept in each step, and kills on demand."""
 
     def __init__(self, kill_at: int | None = None) -> None:
         self.kill_at = kill_at
         self.kept: list[int] = []
-        self.returned: list[int] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         self.kept.append(pl_module.masks.kept)
-        self.returned.append(int(pl_module.returned))
         if trainer.global_step == self.kill_at:
             raise RuntimeError("killed")
 
@@ -105,9 +97,8 @@ def test_every_layer_has_exactly_its_share_and_the_named_one_stays_dense(data: D
 
 
 @pytest.mark.parametrize("exponent", [3.0, 1.0])
-def test_linear_and_cubic_schedules_differ_half_way(data: Digits, tmp_path: Path, exponent: float) -> None:
-    watch = Watch()
-    fit(pruner(exponent=exponent), data, tmp_path, watch=watch)
+def test_half_way_of_linear_and_cubic_schedules(data: Digits, tmp_path: Path, exponent: float) -> None:
+    fit(pruner(exponent=exponent), data, tmp_path, watch=(watch := Watch()))
     half = 0.7875 if exponent == 3 else 0.45
     assert watch.kept[6] == sum(n - int(half * n + 1e-9) for n in LAYERS.values())
 
@@ -143,7 +134,8 @@ def test_masked_weights_get_no_gradient_through_the_product_and_a_full_one_strai
         gradients[regrow] = {name: w.grad.clone() for name, w in method.masks.weights.items() if w.grad is not None}
     for name, mask in method.masks.as_dict().items():
         assert torch.count_nonzero(gradients[False][name][~mask]) == 0
-        assert torch.count_nonzero(gradients[True][name][~mask]) > 0.9 * int((~mask).sum())
+        through = torch.count_nonzero(gradients[True][name][~mask])  # none passes a filter that is masked as a whole
+        assert through > 0.5 * int((~mask).sum())
         torch.testing.assert_close(gradients[False][name][mask], gradients[True][name][mask])
 
 
@@ -160,8 +152,7 @@ def test_weights_come_back_only_where_they_are_let(data: Digits, tmp_path: Path)
         returned[kind] = int(method.returned)
         assert method.masks.kept == sum(n - int(0.7 * n + 1e-9) for n in LAYERS.values())
         method.masks.check_zeros()  # whatever lived on during the fit, W * M is what is left of it
-    assert returned["zeroed"] == 0
-    assert returned["regrow"] > max(0, returned["kept"])
+    assert returned["regrow"] > max(returned["zeroed"], returned["kept"]) >= returned["zeroed"] == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"regrow": True}, {"threshold": "histogram", "keep_masked": True}])
@@ -238,8 +229,7 @@ def test_updates_may_go_on_after_the_ramp_as_contribs_do(data: Digits, tmp_path:
 
 def test_a_layer_that_would_lose_everything_keeps_one_weight() -> None:
     method = pruner(sparsity=0.999)
-    with pytest.warns(EmptiedLayerWarning, match=r"linear\.weight"):
-        method.update_masks(0.9999)
+    method.update_masks(0.9999)  # floor(s N) is below N
     assert [count.kept for count in method.masks.counts().values()] == [1, 1, 1]
     method = pruner(threshold="histogram", threshold_decay=0.0)
     method.thresholds.fill_(1e9)
@@ -283,51 +273,6 @@ def test_rates(data: Digits, tmp_path: Path) -> None:
     decayed.masks.check_zeros()
 
 
-NETWORKS: list[tuple[Any, Footprint, tuple[str, ...]]] = [
-    *((lambda w=w: ConvNet(w), convnet(w, (16, 32, 64)), ("stem",)) for w in (1.0, 0.25)),
-    *((lambda w=w: CifarResNet(20, width=w), resnet(20, w), ("conv1",)) for w in (1.0, 0.75, 0.25)),
-    *((lambda h=h: LeNet300100(hidden=h), lenet(h), ()) for h in ((300, 100), (30, 10))),
-]
-
-
-@pytest.mark.parametrize(("make", "expected", "dense"), NETWORKS)
-def test_footprints_are_those_of_the_networks(make: Any, expected: Footprint, dense: tuple[str, ...]) -> None:
-    network = make()
-    assert expected.parameters == sum(p.numel() for p in network.parameters())
-    assert expected.prunable == sum(w.numel() for w in prunable_weights(network, dense).values())
-
-
-@pytest.mark.parametrize(("width", "published"), [(1, 4_231_976), (0.75, 2_585_560), (0.5, 1_331_592), (0.25, 470_072)])
-def test_mobilenets_have_their_published_sizes(width: float, published: int) -> None:
-    with torch.device("meta"):
-        network = MobileNet(width)
-    assert sum(p.numel() for p in network.parameters()) == published
-    dense = sum(w.numel() for w in prunable_weights(network, ("stem", "depthwise")).values())
-    expected = mobilenet(width, tuple(32 * 2**k for k in (0, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5)))
-    assert (expected.parameters, expected.prunable) == (published, dense)
-
-
-def test_mobilenet_on_small_images() -> None:
-    network = MobileNet(0.25, classes=10, strides=MOBILENET_CIFAR_STRIDES).eval()
-    with torch.no_grad():
-        assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-        features = network.stem(torch.rand(1, 3, 32, 32))
-        for depthwise, pointwise in zip(network.depthwise, network.pointwise, strict=True):
-            features = pointwise(depthwise(features))
-    assert features.shape == (1, 256, 2, 2)
-
-
-def test_matched_sparsity_gives_the_footprint_of_the_narrow_network() -> None:
-    large, small = convnet(1, (16, 32, 64)), convnet(0.5, (16, 32, 64))
-    sparsity = large.sparsity_for(small.parameters)
-    assert sparsity == pytest.approx(1 - (6274 - 378) / 23680, abs=1e-6)
-    assert large.nnz(sparsity) == pytest.approx(small.parameters, abs=0.05)
-    with pytest.raises(ValueError, match="never fewer than the 378"):
-        large.sparsity_for(300)
-    with pytest.raises(ValueError, match="cannot be matched"):
-        small.sparsity_for(large.parameters)
-
-
 def test_nnz_counts_what_is_not_pruned(data: Digits, tmp_path: Path) -> None:
     method = pruner()
     fit(method, data, tmp_path)
@@ -353,26 +298,3 @@ def test_dense_arms_are_never_pruned(data: Digits, tmp_path: Path) -> None:
         fit(method, data, tmp_path, steps=5)
     assert method.masks.kept == 944
     assert int(method.updates) == 0
-
-
-@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
-def test_every_arm_of_every_scale_can_be_built_and_judged(scale: str) -> None:
-    table, paper = plan(scale), get_paper("to_prune_or_not")
-    names = {arm.name for arm in table.arms}
-    for claim in table.claims:
-        assert set(claim.arms) <= names, claim.key
-    assert len({claim.key for claim in table.claims}) == len(table.claims)
-    assert {arm.baseline for arm in table.arms} - {None} <= names
-    starts = {arm.parents[0].name for arm in table.arms}
-    assert len(plan_runs(table.arms, table.seeds, Path("/data"))) == (len(names) + len(starts)) * len(table.seeds)
-    theirs = {entry["row"] for entry in paper.reported if entry["row"].startswith("mobilenet")}
-    if scale == "paper":
-        assert theirs <= {arm.reported for arm in table.arms}
-    for arm in table.arms:
-        if "mobilenet" in arm.name:
-            continue
-        method = build(arm.method.replace(weights=None), Place())
-        last = method.last_update if method.schedule else 0
-        assert last < (arm.phases[0].steps or 0)
-        assert isinstance(dict(arm.method.options)["weights"], WeightsOf)
-        build(arm.benchmark, Place())
