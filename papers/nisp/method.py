@@ -153,6 +153,8 @@ class NISP(L.LightningModule):
         self.register_buffer("after_pruning", torch.empty(0))  # margins of the test images, see `common.evaluation`
         self.register_buffer("curve", torch.full((tracked_epochs,), -1.0, dtype=torch.float64))
         self.register_load_state_dict_pre_hook(_take_size_of_margins)
+        self.register_load_state_dict_post_hook(lambda method, keys: method._set_layout())
+        self._set_layout()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> logits [B, classes]."""
@@ -176,10 +178,15 @@ class NISP(L.LightningModule):
         self.network = remove_channels(self.network, removed, graph=graph)
         if self.redraws:
             redraw(self.network, self._seed("scratch"))
+        self._set_layout()
         self.rounds_done += 1
         self.epochs_before.copy_(self.epochs_done)
         if self.tracked_epochs:
             self.after_pruning = self._margins(data)
+
+    def _set_layout(self) -> None:
+        """The faster layout on CPUs, and the same one after every surgery and resume, since last bits depend on it."""
+        self.network.to(memory_format=torch.channels_last)
 
     def _choose(self, graph: ChannelGraph, example: Tensor, data: Any) -> Removed:
         sparsity = self._sparsity(graph)
@@ -257,7 +264,6 @@ class NISP(L.LightningModule):
         """Prune first, where no phase of its own has done so: the optimiser holds the small network's parameters."""
         if self.ratio and not int(self.rounds_done):
             self.prune(self.trainer.datamodule)  # type: ignore[attr-defined]
-        self.network.to(memory_format=torch.channels_last)  # the faster layout on CPUs
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "adam":
