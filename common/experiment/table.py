@@ -181,9 +181,9 @@ def _columns(
             Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of {group} accuracies {on} (ddof 1)"),
             Column(f"{fairness_set}:ser", "SER", "ratio", f"highest {group} error / lowest {on}; 1 = equal"),
         ]
-    if any("nnz" in run.cost for run in ok):
-        return (*columns, *_footprint_columns())
-    return (*columns, *(_pruning_columns() if any("remaining" in run.cost for run in ok) else _bit_columns()))
+    own = {key for key, *_ in further}  # what a paper says of a column itself replaces what is said here
+    rest = _pruning_columns() if any("remaining" in run.cost for run in ok) else _bit_columns()
+    return (*columns, *(column for column in rest if column.key not in own))
 
 
 def _drop(fairness_set: str, group: str) -> list[Column]:
@@ -205,19 +205,6 @@ def _pruning_columns() -> list[Column]:
         Column("kept", "weights", "count", "prunable weights that are kept"),
         Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),
         Column("stored_bytes", "bytes", "bytes", "size of the stored file, zeros included"),
-    ]
-
-
-def _footprint_columns() -> list[Column]:
-    """Of networks of several widths, which are compared at equal numbers of non-zero parameters."""
-    return [
-        Column("asked", "asked", "%", "share of the network's own prunable weights that was to be masked"),
-        Column("sparsity", "masked", "%", "share of them that is masked"),
-        Column("returned", "came back", "count", "masked weights that came back, over all updates of the masks"),
-        Column("remaining", "left", "%", "NNZ, in percent of the parameters of the dense network of width 1"),
-        Column("nnz", "NNZ", "count", "parameters that are not zero, those that are never pruned included"),
-        Column("kept", "weights", "count", "prunable weights that are kept"),
-        Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),
     ]
 
 

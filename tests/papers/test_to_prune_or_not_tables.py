@@ -11,9 +11,12 @@ import torch
 from common.backbones.cifar_resnet import CifarResNet
 from common.backbones.lenet import LeNet300100
 from common.experiment.arm import plan_runs
+from common.experiment.records import RunRecord
 from common.experiment.spec import Place, WeightsOf, build
+from common.experiment.table import build_table
 from common.pruning import prunable_weights
 from papers.registry import get_paper
+from papers.to_prune_or_not.crossing import crossings, curves, report
 from papers.to_prune_or_not.footprint import MOBILENET_CIFAR_STRIDES, Footprint, convnet, lenet, mobilenet, resnet
 from papers.to_prune_or_not.networks import ConvNet, MobileNet
 from papers.to_prune_or_not.table import plan
@@ -118,3 +121,40 @@ def test_matched_arms_have_the_footprint_of_what_they_are_compared_with(scale: s
         for test in claim.tests:
             one, other = (quantity.arm for quantity in test.quantities)
             assert nnz(one) == pytest.approx(nnz(other), rel=0.005), claim.key
+
+
+def run(arm: str, seed: int, nnz: int, accuracy: float) -> RunRecord:
+    cost = {"nnz": nnz, "remaining": nnz / 10, "kept": nnz, "macs": 1, "asked": 50, "sparsity": 49.9, "returned": 3}
+    metrics = {"test": {"task": "classification", "accuracy": accuracy, "error": 100 - accuracy}}
+    return RunRecord(arm, seed, "ok", metrics=metrics, cost=cost, correct={}, pairs={})
+
+
+RUNS = [
+    *(run("net_dense_w1", seed, 1000, 98) for seed in (0, 1)),
+    *(run("net_sparse_90", seed, 100, accuracy) for seed, accuracy in ((0, 90), (1, 94))),
+    run("net_sparse_99", 0, 10, 50),
+    run("net_one_shot_90", 0, 100, 10),
+    run("net_dense_w0.5", 0, 100, 90),
+    run("net_w0.5_sparse_90", 0, 10, 60),
+]
+
+
+def test_curves_cross_where_they_do_by_hand() -> None:
+    """2 points behind at 100, 10 ahead at 10: they meet at a sixth of the way down, 100 / 10^(1/6)."""
+    found = curves(RUNS)
+    assert found["net_"][1.0] == [(10, 50), (100, 92), (1000, 98)]
+    assert found["net_"][0.5] == [(10, 60), (100, 90)]
+    assert crossings(found["net_"][1.0], found["net_"][0.5]) == pytest.approx([100 / 10 ** (1 / 6)])
+    assert report(found) == [
+        "net_width 0.5 meets the curve of width 1 at 68 non-zero parameters; at 10 it lies above it"
+    ]
+    assert crossings([(10, 50), (100, 92)], [(10, 40), (100, 90)]) == []
+
+
+def test_tables_show_nnz_and_what_came_back() -> None:
+    plan_columns = plan("demo").columns
+    table = build_table([RUNS[4]], [{"name": "net_sparse_99"}], key="k", title="t", scale="demo", further=plan_columns)
+    row = table.rows[0].cells
+    shown = {name: row[name].mean for name in ("asked", "sparsity", "returned", "nnz", "remaining")}
+    assert shown == {"asked": 50, "sparsity": 49.9, "returned": 3, "nnz": 10, "remaining": 1}
+    assert [column.help for column in table.columns if column.key == "remaining"] == [plan_columns[1][3]]
