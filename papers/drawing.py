@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.experiment.arm import TablePlan
 from common.experiment.judge import Verdict, judge
-from common.experiment.records import load_records, seal_results
+from common.experiment.records import RunRecord, load_records, seal_results
 from common.experiment.render import to_csv, to_latex, to_markdown
 from common.experiment.sources import bytes_of, changed_modules
 from common.experiment.store import Store
@@ -24,7 +27,8 @@ RUN_FILE = re.compile(r"([0-9a-f]{16})\.json")
 def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Table, list[Verdict]]:
     """Judge the claims and draw table and plot from the files in the results folder.
 
-    Writes `<scale>.json` (its rows and verdicts), `.md`, `.csv`, `.tex` and `.svg`, and the manifest of all.
+    Writes `<scale>.json` (its rows and verdicts), `.md`, `.csv`, `.tex` and `.svg`, the paper's own figures, and the manifest of
+    all.
     """
     from common.experiment.plot import draw_plot
 
@@ -74,11 +78,26 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
         ".tex": to_latex(table),
     }
     draw_plot(table, path.with_suffix(".svg"))
+    for name, caption in own_figures(paper, records, path.with_suffix("")).items():
+        texts[".md"] += f"\n![{caption}]({name})\n"
     for ending, text in texts.items():
         write_atomically(path.with_suffix(ending), text.encode())
     write_json_atomically(path, {**stored, **drawn})
     seal_results(folder)
     return table, verdicts
+
+
+def own_figures(paper: Paper, records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
+    """Further figures of a paper: what its module `figures`, if it has one, draws as `<scale>-<name>.svg` beside the table.
+
+    Returns:
+        Captions by file name.
+    """
+    module = f"papers.{paper.key}.figures"
+    if importlib.util.find_spec(f"papers.{paper.key}") is None or importlib.util.find_spec(module) is None:
+        return {}
+    drawn: dict[str, str] = importlib.import_module(module).draw(records, stem)
+    return drawn
 
 
 def stale_runs(paper: Paper, plan: TablePlan, stored: dict[str, Any], folder: Path) -> dict[str, list[str]]:

@@ -135,7 +135,7 @@ class RunRecord:
 
 
 def seal_results(folder: Path | str) -> None:
-    """Write the manifest of a results folder: every file in it, and the table and the plot of its name beside it.
+    """Write the manifest of a results folder: every file in it, and the table and the plots of its name beside it.
 
     To be called after runs were published, since only what is listed is read, and again after the table was drawn. The caller
     holds the lock of the paper (`Store.exclusive`): what killed writers left in both folders is deleted.
@@ -148,6 +148,7 @@ def seal_results(folder: Path | str) -> None:
     remove_temporary_files(folder.parent)
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST]
     names += [f"../{folder.name}{ending}" for ending in DRAWN if folder.with_name(folder.name + ending).exists()]
+    names += [f"../{path.name}" for path in sorted(folder.parent.glob(f"{folder.name}-*.svg"))]
     write_manifest(folder, names)
 
 
