@@ -122,5 +122,7 @@ def _paper_claims() -> tuple[Claim, ...]:
         *claims.l2_makes_no_difference("C9", "vgg16_l2_50", f"{l1}_50", "50 % of all filters, retrained"),
         claims.gap_widens("F1", "vgg16_dense", f"{l1}_90", "removing 90 % of all filters"),
         claims.gap_widens("F2", "resnet56_dense", "resnet56_B", "ResNet-56-pruned-B"),
-        claims.classes_choose_their_filters("G1", "vgg16_5classes_mean_std_90", f"vgg16_5classes_{l1}_90", "90 %"),
+        claims.classes_choose_their_filters(
+            "G1", "vgg16_5classes_mean_std_90", "vgg16_5classes_l1_smallest_90", "90 %"
+        ),
     )
