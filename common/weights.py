@@ -109,7 +109,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise DamagedFileError(
-            f"{str(path)!r} is not a readable safetensors file ({error}); fetch or save it again."
+            f"{str(path)!r} is not a readable safetensors file ({str(error)[:200]}); fetch or save it again."
         ) from error
     network = _unsealed(metadata, tensors, path)
     return tensors, f" (saved from {network})" if network else ""

@@ -22,6 +22,7 @@ MAX_PIXELS = 1 << 24  # no face image has more
 FREE_PIXELS = 1 << 20  # an image of at most so many pixels may be of one colour and compress to nothing
 PIXELS_PER_BYTE = 256  # what a larger image has at most; photographs have one to ten
 SCAN = b"\xff\xda"  # the mark at which a JPEG's scan begins
+MAX_COLOURS = 256  # of a bitmap's palette; Pillow takes time in proportion to the square of what the file says
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about ten, and every one takes a pass over all pixels
 
 
@@ -32,6 +33,9 @@ def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> Imag
         CorruptImage: not an image, truncated, of another size, or one that would take far more memory or time than its
             bytes are worth; the message begins with `where`.
     """
+    colours = int.from_bytes(data[46:50], "little") if data[:2] == b"BM" else 0
+    if colours > MAX_COLOURS:
+        raise CorruptImage(f"{where}: a bitmap with a palette of {colours} colours is damaged; save it again.")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
