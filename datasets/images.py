@@ -33,8 +33,7 @@ def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> Imag
         CorruptImage: not an image, truncated, of another size, or one that would take far more memory or time than its
             bytes are worth; the message begins with `where`.
     """
-    colours = int.from_bytes(data[46:50], "little") if data[:2] == b"BM" else 0
-    if colours > MAX_COLOURS:
+    if (colours := _palette(data)) > MAX_COLOURS:
         raise CorruptImage(f"{where}: a bitmap with a palette of {colours} colours is damaged; save it again.")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -57,6 +56,12 @@ def decode(data: bytes, where: str, size: tuple[int, int] | None = None) -> Imag
         ) from error
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ... depending on the damage
         raise CorruptImage(f"{where}: {len(data)} bytes that cannot be decoded as an image ({error}).") from error
+
+
+def _palette(data: bytes) -> int:
+    """Colours that a bitmap's header of 40 bytes or more says its palette has; 0 for other files."""
+    is_bitmap = data[:2] == b"BM" and int.from_bytes(data[14:18], "little") >= 40
+    return int.from_bytes(data[46:50], "little") if is_bitmap else 0
 
 
 def to_tensor(images: Sequence[Image.Image], columns: tuple[int, int] | None = None) -> torch.Tensor:
