@@ -24,8 +24,9 @@ from typing import Any
 from common.experiment.arm import Run
 from common.experiment.cluster_options import SlurmError
 from common.experiment.cluster_queue import ask, state_of
-from common.experiment.launch import _keep_freed_memory, _output_to
+from common.experiment.launch import _output_to
 from common.experiment.phases import Machine
+from common.experiment.quick import quicken
 from common.experiment.run import execute
 from common.experiment.store import Store
 from common.files import DamagedFileError, read_json, write_json_atomically
@@ -160,11 +161,11 @@ class RunJob:
         attempt = Attempt.here()
         if attempt.rank:
             Warned(attempt.job).listen()
-            _keep_freed_memory()
+            quicken()
             return self._follow(attempt)
         progress = Progress(self.store, self.run.digest, attempt)
         Warned(attempt.job, progress, self.requeues).listen()
-        _keep_freed_memory()
+        quicken()
         self.store.folder(self.run.digest).mkdir(parents=True, exist_ok=True)
         with _output_to(self.store.folder(self.run.digest) / "log.txt"):
             status = execute(self.run, self.store, self.machine, progress.report)
