@@ -38,6 +38,7 @@ from common.pruning import (
     KeptState,
     Masks,
     magnitude,
+    prunable_weights,
     random_scores,
     redraw,
     select_globally,
@@ -68,7 +69,7 @@ class SNIP(L.LightningModule):
         biases: score and prune biases too (official code). They start at 0, so that almost all of them are pruned.
         scoring_norms: batch normalisation while scoring: `"initial"` statistics (official code), or those of the `"batch"`.
         optimizer: `"sgd"` with momentum, or `"adam"` (the paper's study of initial distributions).
-        lr, momentum, weight_decay: of the optimiser.
+        lr, momentum: of the optimiser. weight_decay: its L2 term, on w alone (official code), not on normalisations.
         lr_period, lr_factor: the rate is multiplied by the factor every so many steps; 0 keeps it.
         validate_every: steps between two looks at the validation part, to keep the best weights beside the last; 0 for none.
 
@@ -194,12 +195,16 @@ class SNIP(L.LightningModule):
         return F.cross_entropy(self.network(x), labels)  # (4): the masks guard the optimiser
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.network.parameters() if p.requires_grad]
+        decayed = list(prunable_weights(self.network, biases=True).values())
+        known = {id(weight) for weight in decayed}
+        others = [p for p in self.network.parameters() if id(p) not in known]  # of normalisations
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}]
+        groups += [{"params": others, "weight_decay": 0.0}] if others else []
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "adam":
-            optimizer = torch.optim.Adam(trained, self.lr, weight_decay=self.weight_decay, fused=True)
+            optimizer = torch.optim.Adam(groups, self.lr, fused=True)
         else:
-            optimizer = torch.optim.SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay)
+            optimizer = torch.optim.SGD(groups, self.lr, self.momentum)
         self.masks.guard(optimizer)
         if not self.lr_period:
             return optimizer

@@ -213,7 +213,7 @@ def _mnist() -> list[Arm]:
         *_initializations(lenet),
         *_options(lenet, 95),
         _class_masks(lenet),
-        *_sparsities(lenet5, (50, 90, 95, 98, 99), (95,), (95,)),
+        *_sparsities(lenet5, (*GRID, 95, 98, 99), (95,), (95,)),
         *_initializations(lenet5),
         *_memory(lenet5),
     ]

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 
-from common.backbones.cifar_plain import VGGC, AlexNet
+from common.backbones.cifar_plain import VGG, VGGC, AlexNet
 from common.backbones.lenet import LeNet5Caffe, LeNet300100
 from common.experiment.arm import plan_runs
 from common.experiment.spec import Place, build
@@ -142,6 +142,14 @@ def test_the_rate_falls_as_the_paper_says(data: Digits, tmp_path: Path) -> None:
     trainer = fit(method, data, tmp_path, steps=5)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.1**2)
     assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.9
+
+
+def test_weight_decay_is_of_what_is_scored_and_not_of_normalisations() -> None:
+    method = SNIP(VGG(plan=(4, "pool"), hidden=(6,), input_size=8), lr_period=0)
+    scored, norms = method.configure_optimizers().param_groups
+    assert (scored["weight_decay"], norms["weight_decay"]) == (5e-4, 0.0)
+    assert sum(weight.numel() for weight in scored["params"]) == method.masks.total
+    assert [tuple(weight.shape) for weight in norms["params"]] == [(4,), (4,), (6,), (6,)]
 
 
 def test_biases_are_pruned_because_they_start_at_zero(data: Digits) -> None:
