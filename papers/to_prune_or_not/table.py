@@ -29,7 +29,7 @@ GRID = (50, 75, 90, 95, 97.5)
 COLUMNS = (
     ("nnz", "NNZ", "count", "parameters that are not zero, those that are never pruned included"),
     ("remaining", "of width 1", "%", "NNZ, in percent of the parameters of the dense network of width 1"),
-    ("unpruned", "dense", "count", "parameters that are never pruned: layers left dense, biases, normalisations"),
+    ("unpruned", "unpruned", "count", "parameters that are never pruned: layers left dense, biases, normalisations"),
     ("asked", "asked", "%", "share of the network's own prunable weights that was to be masked"),
     ("sparsity", "masked", "%", "share of them that is masked"),
     ("returned", "came back", "count", "masked weights that came back, over all updates of the masks"),

@@ -18,6 +18,7 @@ from common.pruning import prunable_weights
 from papers.registry import get_paper
 from papers.to_prune_or_not.crossing import crossings, curves, report
 from papers.to_prune_or_not.footprint import MOBILENET_CIFAR_STRIDES, Footprint, convnet, lenet, mobilenet, resnet
+from papers.to_prune_or_not.method import GradualPruning
 from papers.to_prune_or_not.networks import ConvNet, MobileNet
 from papers.to_prune_or_not.table import plan
 
@@ -158,3 +159,12 @@ def test_tables_show_nnz_and_what_came_back() -> None:
     shown = {name: row[name].mean for name in ("asked", "sparsity", "returned", "nnz", "remaining")}
     assert shown == {"asked": 50, "sparsity": 49.9, "returned": 3, "nnz": 10, "remaining": 1}
     assert [column.help for column in table.columns if column.key == "remaining"] == [plan_columns[1][3]]
+
+
+def test_the_schedule_has_the_papers_values_by_hand() -> None:
+    """s_i = 0, s_f = .9, t_0 = 0, n dt = 100."""
+    method = GradualPruning(ConvNet(0.25), sparsity=0.9, begin=0, end=100, every=1)
+    assert method.schedule is not None
+    values = {step: method.schedule.sparsity(step) for step in (0, 10, 25, 50, 75, 100, 101)}
+    expected = {0: 0, 10: 0.2439, 25: 0.5203125, 50: 0.7875, 75: 0.8859375, 100: 0.9, 101: 0.9}
+    assert values == pytest.approx(expected, abs=1e-12)
