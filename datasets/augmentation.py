@@ -18,7 +18,7 @@ from datasets.memory import Batch, EpochBatches, EpochLoader, mirror, stored_bat
 
 
 class Normalisation:
-    """uint8 images [B, C, H, W] -> float32 (x / 255 - mean) / std, the same shape; several channels are channels-last.
+    """uint8 images [B, C, H, W] -> float32 (x / 255 - mean) / std, the same shape, channels-last in memory.
 
     Args:
         mean, std: one value a channel, or one for all, on the scale 0..1.
@@ -41,8 +41,7 @@ class Normalisation:
         """
         if len(self.mean) not in (1, images.shape[1]):
             raise ValueError(f"The images have {images.shape[1]} channels, mean and std have {len(self.mean)} values.")
-        layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
-        pixels = images.to(torch.float32, memory_format=layout).div_(255)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         key = (*images.shape[1:], images.device)
         if key not in self._planes:  # whole planes in the images' own layout: three times as fast as broadcasting
             plane = torch.empty_like(pixels[:1])
