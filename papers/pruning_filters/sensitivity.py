@@ -17,7 +17,7 @@ from common.evaluation.benchmark import Measurement
 from common.evaluation.classification import add_decisions, margin, pruning_cost
 from common.pruning import ChannelGraph, choose_channels, remove_channels
 from papers.pruning_filters.configurations import ORDER, SET
-from papers.pruning_filters.criteria import filter_scores
+from papers.pruning_filters.criteria import ACTIVATIONS, Scores, activation_statistics, filter_scores
 from papers.pruning_filters.method import FilterPruning
 from papers.pruning_filters.suffix import Operations, logits_of
 
@@ -104,12 +104,7 @@ class Sensitivity:
         self, method: FilterPruning, data: Any, graph: ChannelGraph, names: Sequence[str]
     ) -> tuple[list[Point], dict[str, list[nn.Module]]]:
         """Points, layer by layer, and the network of each."""
-        scores = {
-            criterion: filter_scores(
-                criterion, method.network, names, method.statistics_batches(data), method.derived("sensitivity")
-            )
-            for criterion in self.percents
-        }
+        scores = self._scores(method, data, names)
         points, variants = [], {}
         for name in names:
             wanted = [(criterion, percent) for criterion, shares in self.percents.items() for percent in shares]
@@ -117,6 +112,15 @@ class Sensitivity:
             for (criterion, percent), small in zip(wanted, variants[name], strict=True):
                 points.append(_point(method.network, name, criterion, percent, small))
         return points, variants
+
+    def _scores(self, method: FilterPruning, data: Any, names: Sequence[str]) -> dict[str, Scores]:
+        """By criterion and layer; one pass over the training images for all statistics of feature maps."""
+        seen = any(criterion in ACTIVATIONS for criterion in self.percents)
+        found = activation_statistics(method.network, names, method.statistics_batches(data)) if seen else {}
+        seed = method.derived("sensitivity")
+        return {
+            c: found[c] if c in found else filter_scores(c, method.network, names, seed=seed) for c in self.percents
+        }
 
     def _retrained(
         self, method: FilterPruning, data: Any, graph: ChannelGraph, names: Sequence[str], device: torch.device

@@ -111,6 +111,17 @@ def test_the_benchmark_measures_every_layer_and_share(data: Digits) -> None:
     assert again == points
 
 
+def test_a_sweep_by_feature_maps_chooses_what_the_method_chooses(data: Digits) -> None:
+    benchmark = Sensitivity({"mean_std": (50,), "var_l2": (50,)}, layers=["feature.3"])
+    found = benchmark.measure(FilterPruning(plain(), statistics_images=70), data).metrics["test"]["sensitivity"]
+    for point in found:
+        method = FilterPruning(plain(), ratios={"feature.3": 0.5}, criterion=point["criterion"], statistics_images=70)
+        method.prune(data)
+        right = (method.network.eval()(data.inputs("test")).argmax(1) == data.labels("test")).float().mean()
+        assert point["accuracy"] == pytest.approx(100 * float(right))
+    assert len(found) == 2
+
+
 def test_retraining_a_point_changes_it_and_nothing_else(data: Digits) -> None:
     method = FilterPruning(plain(), lr=0.05)
     before = {name: value.clone() for name, value in method.network.state_dict().items()}
