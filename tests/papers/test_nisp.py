@@ -168,15 +168,23 @@ def test_the_channels_of_a_stage_go_together(small: Digits) -> None:
 
 
 def test_a_stage_is_scored_at_all_its_points() -> None:
-    torch.manual_seed(0)
-    network, image = resnet8(), torch.zeros(1, 1, 8, 8)
-    graph, importance = ChannelGraph(network, image), torch.rand(32)
-    layers = graph.group_of("network.layer3.0.conv2").layers
-    assert len(layers) == 2  # the second convolution and the projection
-    removed = criteria.choose_by_importance(network, graph, image, importance, "network.linear", {layers[0]: 0.5})
-    maps = propagate(network, image, importance, "network.linear")
-    total = torch.stack([channel_scores(maps[name]) for name in layers]).sum(0)
-    assert removed == {layers[0]: sorted(total.argsort()[:16].tolist())}
+    torch.manual_seed(1)
+    network, image = CifarResNet(14, shortcut="projection"), torch.zeros(1, 3, 8, 8)
+    with torch.no_grad():  # blocks that add little, so that no point outweighs the others
+        for block in network.layer1:
+            block.conv1.weight.mul_(0.02)
+    graph, importance = ChannelGraph(network, image), torch.rand(64)
+    layers = graph.group_of("conv1").layers
+    assert layers == ("conv1", "layer1.0.conv2", "layer1.1.conv2")
+    removed = criteria.choose_by_importance(network, graph, image, importance, "linear", {"conv1": 0.5})
+    maps = propagate(network, image, importance, "linear")
+    points = [channel_scores(maps[name]) for name in layers]
+
+    def lowest(scores: Tensor) -> list[int]:
+        return sorted(scores.argsort()[:8].tolist())
+
+    assert removed == {"conv1": lowest(torch.stack(points).sum(0))}
+    assert all(removed != {"conv1": lowest(scores)} for scores in points)
 
 
 def test_normalisations_can_scale_scores(small: Digits) -> None:
