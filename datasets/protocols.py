@@ -118,7 +118,7 @@ def _cfp_images(path: Path) -> dict[int, str]:
     for number, line in enumerate(read_lines("cfp", path), 1):
         index, file = split(path, number, line, (2,), None)
         file = file_name(path, number, file.replace("\\", "/").removeprefix("../"))
-        if file.count("/") < 2:
+        if len(Path(file).parts) < 3:
             raise BadList(
                 f"{path}, line {number}: expected ../Data/Images/<person>/<view>/<image>, got {file[:120]!r}."
             )
