@@ -12,7 +12,8 @@ from typing import Any
 from common.experiment.arm import TablePlan
 from common.experiment.judge import Verdict, judge
 from common.experiment.records import RunRecord, load_records, seal_results
-from common.experiment.render import to_csv, to_latex, to_markdown
+from common.experiment.render import to_markdown
+from common.experiment.render_export import to_csv, to_latex
 from common.experiment.sources import bytes_of, changed_modules
 from common.experiment.store import Store
 from common.experiment.table import Table, build_table

@@ -19,7 +19,7 @@ from rich.console import Console
 from common.experiment.arm import Arm, Run, TablePlan, plan_runs
 from common.experiment.cluster_options import SlurmOptions
 from common.experiment.records import seal_results
-from common.experiment.render import to_csv
+from common.experiment.render_export import to_csv
 from common.experiment.run_folder import RunFolder
 from common.experiment.sources import describe_changes
 from common.experiment.store import Store

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+SHOWN = 6  # entries of a legend inside the axes
 STYLE: Any = {"svg.hashsalt": "fairpress", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9.0}
 
 
@@ -51,6 +52,8 @@ def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair
         figure.suptitle(f"{table.key}, {table.scale} scale: {_spread(table)}", fontsize=10)
         _legend(left)
         _legend(right)
+        if any(len(axes.get_legend_handles_labels()[0]) > SHOWN for axes in (left, right)):
+            figure.set_figheight(5.6)
         missing = [f"{row.title} ({row.word})" for row in table.rows if row.word]
         if missing:
             figure.supxlabel(textwrap.fill("Not drawn: " + "; ".join(missing), 160), fontsize=7)
@@ -73,19 +76,42 @@ def _place(row: Row) -> float | None:
 
 def _tradeoff(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> None:
     """Accuracy (or error) against stored bytes (or remaining weights), one curve a series."""
-    drawn, size_of, metric = False, "remaining" if _is_pruning(table) else "stored_bytes", table.words.metric
-    for at, name in enumerate(series):
-        points = []
-        for row in table.rows:
-            accuracy, size = row.cells.get(f"{pair_set}:{metric}"), row.cells.get(size_of)
-            if row.series == name and accuracy and size and accuracy.mean is not None and size.mean:
-                points.append((size.mean, accuracy))
-        drawn |= _curve(axes, points, at, name)
+    size_of, metric = "remaining" if _is_pruning(table) else "stored_bytes", table.words.metric
+    found = {}
+    for row in table.rows:
+        accuracy, size = row.cells.get(f"{pair_set}:{metric}"), row.cells.get(size_of)
+        if accuracy and size and accuracy.mean is not None and size.mean:
+            found[row.name] = (size.mean, accuracy)
+    drawn, at, single = bool(found), 0, []
+    for name in series:
+        rows = [row for row in table.rows if row.series == name and row.name in found]
+        points = [found[row.name] for row in rows]
+        if _is_pruning(table):
+            if len(points) == 1 and len(series) > SHOWN:
+                single += points
+                continue
+            points += [
+                found[name] for name in sorted({row.baseline for row in rows} & found.keys())
+            ]  # where every curve starts
+        at += _curve(axes, points, at, name)
+    if single:
+        places, accuracies = zip(*single, strict=True)
+        axes.plot(
+            places,
+            [cell.mean for cell in accuracies],
+            "x",
+            color="#999999",
+            zorder=0,
+            label="single arms (see the table)",
+        )
     if not drawn:
         _say(axes, "no accuracy with a stored size was measured")
     elif _is_pruning(table):
         _percent_axis(axes)
-        axes.set_yscale("log" if metric == "error" else "linear")
+        if metric == "error":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(_two_digits)
     else:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(_bytes)
@@ -135,7 +161,8 @@ def _longest(table: Table, pair_set: str, series: Sequence[str]) -> list[Row]:
     by_series = {name: [row for row in usable if row.series == name] for name in series}
     if not usable:
         return []
-    longest = max(series, key=lambda name: len({_place(row) for row in by_series[name]}))
+    places = {name: {_place(row) for row in rows} for name, rows in by_series.items()}
+    longest = max(series, key=lambda name: (len(places[name]), any(row.baseline for row in by_series[name])))
     baselines = {row.baseline for row in by_series[longest] if row.baseline}
     single = [rows[0] for name, rows in by_series.items() if len(rows) == 1 and name != longest]
     single = [row for row in usable if row.name in baselines] or single
@@ -157,7 +184,8 @@ def _curve(axes: Axes, points: Sequence[tuple[float, Cell]], at: int, name: str)
         label=textwrap.fill(name or "arms", 40),
         color=COLOURS[at % len(COLOURS)],
         marker=MARKERS[at % len(MARKERS)],
-        linestyle=LINES[at % len(LINES)],
+        linestyle=LINES[(at + at // len(COLOURS)) % len(LINES)],
+        markerfacecolor=COLOURS[at % len(COLOURS)] if at < len(COLOURS) else "white",
         markersize=5,
         linewidth=1.2,
         capsize=2.5,
@@ -182,8 +210,18 @@ def _spread(table: Table) -> str:
 
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
+    if len(handles) > SHOWN:  # inside the axes they would hide the curves
+        columns = 5 if max(map(len, labels)) < 12 else 2
+        axes.legend(
+            handles, labels, fontsize=7, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False
+        )
+    elif handles:
         axes.legend(handles, labels, fontsize=7.5, loc="best", framealpha=0.9)
+
+
+def _two_digits(value: float, position: float | None = None) -> str:
+    """Ticks between powers of ten: 2, 5 and their like only."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "235" else ""
 
 
 def _bytes(value: float, position: float | None = None) -> str:

@@ -1,12 +1,11 @@
-"""Tables and verdicts as Markdown, LaTeX and CSV: pure functions from data to strings."""
+"""Tables as Markdown: pure functions from data to strings (verdicts: `render_verdicts`; LaTeX and CSV: `render_export`)."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from common.experiment.judge import Verdict
+from common.experiment.render_verdicts import verdict_grid, verdict_legend
 from common.experiment.rows import PAPER_SCALE, Cell, Column, Reported, Row
 from common.experiment.sources import UNRECORDED
 from common.experiment.table import Table
@@ -14,7 +13,6 @@ from common.experiment.table import Table
 UNDEFINED = "undefined"
 STALE_VERDICTS = "these verdicts rest on numbers that other code has made than the present one."
 SHOWN = 8  # modules that are named before the rest is only counted
-UNITS = {"pp": " pp", "tau": "", "ratio": "", "loss": "", "%": " %", "MB": " MB"}
 
 
 def summary_line(table: Table, verdicts: Sequence[Verdict]) -> str:
@@ -116,31 +114,9 @@ def group_grid(table: Table) -> tuple[list[str], list[list[str]]]:
     body = [
         [_name(row), *_cells(row, [(row.groups.get(where, {}).get(name), column) for name in names])]
         for row in table.rows
+        if row.word or row.groups.get(where)
     ]
     return ["arm", *names], body
-
-
-def verdict_grid(verdicts: Sequence[Verdict], people: str = "people") -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the claims table; `people` are what the bootstrap resampled."""
-    head = ["claim", "says", "verdict", "effect [95 %]", "claimed", "smallest visible", "seeds", people]
-    body = []
-    for v in verdicts:
-        text = v.text + (" (ours, not the paper's)" if v.source == "suite" else "")
-        found = v.finding
-        if found is None:
-            body.append([v.key, text, v.verdict, "", "", "", "", ""])
-            continue
-        unit = UNITS.get(v.unit, "")
-        effect = f"{_signed(found.effect)}{unit} [{_signed(found.low)}, {_signed(found.high)}]"
-        claimed = f"{'tau' if v.unit == 'tau' else 'effect'} {'>' if found.above else '<'} {found.bound:g}{unit}"
-        word = v.verdict if v.verdict == v.uncorrected else f"{v.verdict} ({v.uncorrected} before correction)"
-        visible = (
-            ""
-            if v.smallest_visible is None
-            else f"{v.smallest_visible:.2f}{UNITS.get(v.unit) or ' pp' * (v.unit == 'tau')}"
-        )
-        body.append([v.key, text, word, effect, claimed, visible, str(len(v.seeds)), str(v.subjects)])
-    return head, body
 
 
 def legend(table: Table) -> list[str]:
@@ -149,6 +125,7 @@ def legend(table: Table) -> list[str]:
     sizes = [
         f"{name}: {items:,} {words.items}" + (f" of {people:,} {words.people}" if words.people != words.items else "")
         for name, (items, people) in table.sizes.items()
+        if words.metric != "error" or any(row.groups.get(name) for row in table.rows)  # others are no images
     ]
     lines = [
         words.protocol,
@@ -156,7 +133,9 @@ def legend(table: Table) -> list[str]:
         "Mean ± standard deviation over seeds (ddof 1).",
     ]
     lines += [
-        f"{column.title}: {column.help}." for column in table.columns if not column.key.endswith(f":{words.metric}")
+        f"{column.title}: {column.help}."
+        for column in table.columns
+        if column.title != words.title.format(column.key.removesuffix(f":{words.metric}"))
     ]
     if table.reported_columns:
         lines.append(
@@ -168,66 +147,6 @@ def legend(table: Table) -> list[str]:
             )
         )
     return lines + [f"Not finished: {problem}." for row in table.rows for problem in row.problems]
-
-
-def verdict_legend(verdicts: Sequence[Verdict], people: str = "people") -> list[str]:
-    """How verdicts were made, and what is special about some."""
-    judged = [v for v in verdicts if v.finding is not None]
-    lines = []
-    if judged:
-        lines = [
-            f"Intervals: bootstrap of seeds and {people}, {judged[0].draws:,} draws, the same for all arms. "
-            f"Verdicts: 95 %, {len(judged)} claims corrected together (Holm).",
-            "Effect: of several comparisons in a claim, the one that decides. Smallest visible: the smallest distance "
-            "from the claimed bound that this experiment would have seen with 80 % power; of an ordering, the smallest "
-            "step.",
-        ]
-    lines += [f"{v.key}: not judged, because {v.reason}." for v in verdicts if v.finding is None]
-    for v in judged:
-        if len(v.findings) > 1 and v.finding is not None:
-            lines.append(f"{v.key}: {v.finding.label} decides, of {len(v.findings)}.")
-        for step in v.steps:
-            lines.append(
-                f"{v.key}: {step.label} = {_signed(step.effect)} pp [{_signed(step.low)}, {_signed(step.high)}]."
-            )
-        lines += [f"{v.key}: {note}." for note in v.notes]
-    return lines
-
-
-def to_latex(table: Table) -> str:
-    """The main table for a paper (`booktabs`)."""
-    head, body = grid(table)
-    lines = [
-        f"% {table.title}: {table.key}, {table.scale} scale",
-        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        "\\toprule",
-    ]
-    lines.append(" & ".join(map(_latex, head)) + " \\\\")
-    lines.append("\\midrule")
-    lines += [" & ".join(map(_latex, line)) + " \\\\" for line in body]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """One line a run: what a spreadsheet or a data frame wants. Undefined numbers are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["arm", "title", "series", "bits", "seed", "status", *(column.key for column in table.columns)])
-    for row in table.rows:
-        start = [row.name, row.title, row.series, "" if row.bits is None else f"{row.bits:g}"]
-        if row.word:
-            writer.writerow([*start, "", row.word, *[""] * len(table.columns)])
-        for seed in row.seeds:
-            values = [dict(row.cells[column.key].values).get(seed) for column in table.columns]
-            writer.writerow(
-                [
-                    *start,
-                    seed,
-                    "stale" if row.stale else "ok",
-                    *("" if value is None else repr(value) for value in values),
-                ]
-            )
-    return out.getvalue()
 
 
 def _name(row: Row) -> str:
@@ -247,10 +166,15 @@ def _number(cell: Cell, column: Column) -> str:
         return UNDEFINED if cell.values and column.key != "nominal" else "–"
     if column.unit in ("bytes", "count"):
         return f"{cell.mean:,.0f}"
+    if column.unit == "layers":
+        return f"{cell.mean:.2g}"
     if column.unit == "x":
         return f"{cell.mean:.2f}".rstrip("0").rstrip(".") + "x"
     digits = 4 if column.unit == "loss" else 2
-    return f"{cell.mean:.{digits}f}" if cell.std is None else f"{cell.mean:.{digits}f} ± {cell.std:.{digits}f}"
+    exact = cell.std is None or (
+        cell.std == 0 and column.key != "" and ":" not in column.key
+    )  # a cost that the arm fixes
+    return f"{cell.mean:.{digits}f}" if exact else f"{cell.mean:.{digits}f} ± {cell.std:.{digits}f}"
 
 
 def _beside(row: Row, metric: str) -> str:
@@ -301,21 +225,3 @@ def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
     numbers = "|".join(["---", *["---:"] * (len(head) - 1)]) if "says" not in head else "|".join(["---"] * len(head))
     return "\n".join([line(head), f"|{numbers}|", *(line(cells) for cells in body)])
-
-
-def _signed(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value + 0.0:+.2f}"
-
-
-def _latex(text: str) -> str:
-    for plain, escaped in (
-        ("\\", "\\textbackslash "),
-        ("&", "\\&"),
-        ("%", "\\%"),
-        ("_", "\\_"),
-        ("#", "\\#"),
-        ("±", "$\\pm$"),
-        ("–", "--"),
-    ):
-        text = text.replace(plain, escaped)
-    return text

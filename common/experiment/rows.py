@@ -35,7 +35,7 @@ class Column:
 
     Attributes:
         key: `"<pair set>:<metric>"`, or the name of a cost; title: printed; help: what it is, in one line.
-        unit: `"%"`, `"pp"`, `"ratio"`, `"loss"`, `"x"`, `"count"` or `"bytes"`.
+        unit: `"%"`, `"pp"`, `"ratio"`, `"loss"`, `"x"`, `"count"`, `"layers"` or `"bytes"`.
     """
 
     key: str
@@ -224,6 +224,7 @@ def _value(run: RunRecord, key: str, bits: float | None) -> float | None:
         value = None if not bits else 32 / bits
     else:
         value = run.cost.get(key)
+        value = len(value) if isinstance(value, list) else value
     return None if value is None else float(value)
 
 

@@ -172,7 +172,8 @@ def _columns(
         columns = [
             Column(f"{name}:accuracy", title, "%", f"10-fold verification accuracy on {name}") for name, title in named
         ]
-    columns += [Column(*entry) for entry in further]
+    own = {key for key, *_ in further}  # what a paper says of a column itself replaces what is said here
+    columns = [column for column in columns if column.key not in own] + [Column(*entry) for entry in further]
     if fairness_set is not None:
         on, group = f"on {fairness_set}", words.group
         columns += [
@@ -181,8 +182,7 @@ def _columns(
             Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of {group} accuracies {on} (ddof 1)"),
             Column(f"{fairness_set}:ser", "SER", "ratio", f"highest {group} error / lowest {on}; 1 = equal"),
         ]
-    own = {key for key, *_ in further}  # what a paper says of a column itself replaces what is said here
-    rest = _pruning_columns() if any("remaining" in run.cost for run in ok) else _bit_columns()
+    rest = _pruning_columns(ok) if any("remaining" in run.cost for run in ok) else _bit_columns()
     return (*columns, *(column for column in rest if column.key not in own))
 
 
@@ -199,8 +199,10 @@ def _bit_columns() -> list[Column]:
     ]
 
 
-def _pruning_columns() -> list[Column]:
+def _pruning_columns(ok: Sequence[RunRecord]) -> list[Column]:
+    empty = Column("emptied_layers", "empty layers", "layers", "layers that keep no weight: what is trained is dead")
     return [
+        *([empty] if any(run.cost.get(empty.key) for run in ok) else []),
         Column("remaining", "left", "%", "share of the prunable weights that is kept"),
         Column("kept", "weights", "count", "prunable weights that are kept"),
         Column("macs", "MACs", "count", "multiply-accumulates of one image in dense kernels"),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.experiment.judge import Verdict
-from common.experiment.render import STALE_VERDICTS, grid, group_grid, stale_line, summary_line, verdict_grid
+from common.experiment.render import STALE_VERDICTS, grid, group_grid, stale_line, summary_line
+from common.experiment.render_verdicts import verdict_grid
 from common.experiment.table import Table
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from common.evaluation.classification import ClassificationBenchmark, margin, pr
 from common.experiment.claims import Quantity, superior, within
 from common.experiment.judge import judge
 from common.experiment.records import PairTable, RunRecord
-from common.experiment.render import grid, group_grid, to_csv, to_markdown
+from common.experiment.render import grid, group_grid, to_markdown
+from common.experiment.render_export import to_csv
 from common.experiment.table import build_table
 from common.pruning import Masks
 
@@ -205,7 +207,7 @@ def test_a_table_of_errors_and_what_the_hardest_hit_class_lost() -> None:
     assert body[0][1:4] == ["0.00 ± 0.00", "100.00 ± 0.00", "–"]
     assert body[1][1:4] == ["21.25 ± 1.77", "30.00 ± 0.00", "70.00 ± 0.00"]
     assert (body[0][-2], body[1][-2]) == ("5.00 (-5.00)", "21.00 *reproduced*")
-    assert body[1][6] == "50.00 ± 0.00"
+    assert body[1][6] == "50.00"  # a share that the arm fixes has no spread
     assert group_grid(table)[1][1] == ["Half", "30.00 ± 0.00", "85.00 ± 7.07", "100.00 ± 0.00", "100.00 ± 0.00"]
     text = to_markdown(table)
     assert "test: 40 images." in text
@@ -240,3 +242,20 @@ def test_an_arm_that_was_not_measured_on_a_set_shows_a_dash_there() -> None:
     table = build_table(runs, [*ARMS, {"name": "other", "title": "Other"}], key="k", title="t", scale="demo")
     assert grid(table)[1][2][1:5] == ["–", "10.00", "–", "–"]
     assert to_csv(table).splitlines()[-1].startswith("other,Other,,,0,ok,,10.0,,")
+    assert [line[0] for line in group_grid(table)[1]] == ["Dense", "Half"]
+    assert "masks: 10 images" not in to_markdown(table)  # what has no classes is no image
+    own = ("masks:error", "wrong masks", "%", "follow another class")
+    named = build_table(
+        runs, [*ARMS, {"name": "other", "title": "Other"}], key="k", title="t", scale="demo", further=[own]
+    )
+    assert grid(named)[0][1:3] == ["test error", "wrong masks"]
+    assert "wrong masks: follow another class." in to_markdown(named)
+
+
+def test_emptied_layers_have_a_column_where_there_are_any() -> None:
+    runs = records()
+    assert "empty layers" not in grid(build_table(runs, ARMS, key="k", title="t", scale="demo"))[0]
+    emptied: list[list[str]] = [[], [], ["fc.weight"], []]
+    runs = [replace(run, cost={**run.cost, "emptied_layers": e}) for run, e in zip(runs, emptied, strict=True)]
+    head, body = grid(build_table(runs, ARMS, key="k", title="t", scale="demo"))
+    assert [line[head.index("empty layers")] for line in body] == ["0", "0.5"]

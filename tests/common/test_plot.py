@@ -92,3 +92,49 @@ def test_an_arm_that_failed_is_named(tmp_path: Path) -> None:
     rows = tuple(replace(r, word="failed", cells={}, groups={}, seeds=()) if r.name == "w6" else r for r in table.rows)
     draw_plot(replace(table, rows=rows), tmp_path / "a.svg")
     assert "Not drawn: W6 (failed); W2 (not run)" in comments(tmp_path / "a.svg")
+
+
+def many_series(count: int, points: int) -> Table:
+    """A table of pruned networks: a dense arm and `count` series that start from it."""
+    arms = [{"name": "dense", "title": "Dense", "series": "dense"}]
+    arms += [
+        {"name": f"{at}-{left}", "title": "x", "series": f"series {at}", "baseline": "dense"}
+        for at in range(count)
+        for left in range(1, points + 1)
+    ]
+    runs = [
+        RunRecord(
+            arm["name"], 0, "ok",
+            metrics={"test": {"task": "classification", "error": 5.0 + at, "pairs": 10, "group_accuracy": {"a": 90.0}}},
+            cost={"remaining": 100.0 if arm["name"] == "dense" else float(arm["name"].split("-")[1])},
+        )
+        for at, arm in enumerate(arms)
+    ]  # fmt: skip
+    return build_table(runs, arms, key="k", title="t", scale="demo")
+
+
+def test_no_two_curves_look_alike_and_all_start_at_the_dense_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from matplotlib.axes import Axes
+
+    looks: list[tuple[object, ...]] = []
+    starts: list[float] = []
+
+    def remember(self: Any, x: Any, y: Any, **style: Any) -> None:
+        if "series" in style["label"]:
+            looks.append(tuple(style[key] for key in ("color", "marker", "linestyle", "markerfacecolor")))
+            starts.append(max(x))
+
+    monkeypatch.setattr(Axes, "errorbar", remember)
+    draw_plot(many_series(14, points=2), tmp_path / "a.svg")
+    assert len(set(looks)) == len(looks) == 14
+    assert set(starts) == {100.0}
+
+
+def test_of_many_series_the_single_arms_share_one_entry(tmp_path: Path) -> None:
+    draw_plot(many_series(9, points=1), tmp_path / "a.svg")
+    assert "single arms (see the table)" in comments(tmp_path / "a.svg")
+    assert "series 3" not in comments(tmp_path / "a.svg").replace("series 0", "")
+    draw_plot(many_series(3, points=1), tmp_path / "b.svg")
+    assert "series 2" in comments(tmp_path / "b.svg")

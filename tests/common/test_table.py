@@ -14,7 +14,9 @@ import pytest
 from common.experiment.claims import Quantity, superior
 from common.experiment.judge import judge
 from common.experiment.records import STATUSES, PairTable, RunRecord, load_records, seal_results
-from common.experiment.render import grid, group_grid, summary_line, to_csv, to_latex, to_markdown, verdict_grid
+from common.experiment.render import grid, group_grid, summary_line, to_markdown
+from common.experiment.render_export import to_csv, to_latex
+from common.experiment.render_verdicts import verdict_grid
 from common.experiment.rows import cell
 from common.experiment.sources import UNRECORDED
 from common.experiment.table import Table, build_table
