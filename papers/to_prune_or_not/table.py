@@ -2,7 +2,7 @@
 
 make to_prune_or_not                          demo: scikit-learn's real digits, 8 x 8, 3 seeds, minutes on 2 cores
 make to_prune_or_not SCALE=smoke              every kind of arm for a few steps, under a minute
-make to_prune_or_not SCALE=paper DATA=/path   MNIST (2 cores, 20 minutes; ours), CIFAR-10 and ImageNet (a GPU)
+make to_prune_or_not SCALE=paper DATA=/path   MNIST (2 cores; ours; alone with ARMS='lenet300_*'), CIFAR-10 and ImageNet (a GPU)
 """
 
 from __future__ import annotations
