@@ -107,7 +107,6 @@ def _demo_claims() -> tuple[Claim, ...]:
         claims.deviation_is_as_good("C8", "mean_std_50_raw", f"{l1}_50_raw", "50 %"),
         *claims.l2_makes_no_difference("C9", "l2_50", f"{l1}_50", "50 % of all filters, retrained"),
         claims.gap_widens("F1", "dense", f"{l1}_90", "removing 90 % of all filters"),
-        claims.classes_choose_their_filters("G1", "5classes_mean_std_90", f"5classes_{l1}_90", "90 %"),
     )
 
 

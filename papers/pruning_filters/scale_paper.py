@@ -116,13 +116,9 @@ def _paper_claims() -> tuple[Claim, ...]:
         *claims.retraining_beats_scratch("C3", "resnet56_B", "resnet56_B_scratch", "ResNet-56-pruned-B"),
         claims.early_layers_are_sensitive("vgg16_sensitivity", "one of convolutions 2 to 4", "one of 8 to 13"),
         *claims.greedy_is_not_worse([(f"{l1}_greedy_{p}_raw", f"{l1}_{p}_raw") for p in (60, 70, 90)]),
-        claims.first_convolutions_hurt_less("C6", "resnet34_first_raw", "resnet34_C_raw", "not retrained"),
         claims.norms_beat_activations("C7", f"{l1}_50_raw", [f"vgg16_{s}_50_raw" for s in WORSE_STATISTICS], "50 %"),
         claims.deviation_is_as_good("C8", "vgg16_mean_std_50_raw", f"{l1}_50_raw", "50 %"),
         *claims.l2_makes_no_difference("C9", "vgg16_l2_50", f"{l1}_50", "50 % of all filters, retrained"),
         claims.gap_widens("F1", "vgg16_dense", f"{l1}_90", "removing 90 % of all filters"),
         claims.gap_widens("F2", "resnet56_dense", "resnet56_B", "ResNet-56-pruned-B"),
-        claims.classes_choose_their_filters(
-            "G1", "vgg16_5classes_mean_std_90", "vgg16_5classes_l1_smallest_90", "90 %"
-        ),
     )

@@ -186,6 +186,8 @@ def test_every_arm_of_every_scale_can_be_built_and_judged(scale: str, tmp_path: 
     names = {arm.name for arm in table.arms}
     for claim in table.claims:
         assert set(claim.arms) <= names, claim.key
+    judged = {name for claim in table.claims for name in claim.arms}
+    assert len({repr(arm.data) for arm in table.arms if arm.name in judged}) <= 1, "one set of images a table"
     assert {arm.baseline for arm in table.arms} - {None} <= names
     rows = {entry["row"] for entry in paper.reported}
     assert not (
