@@ -13,10 +13,12 @@ from common.backbones.cifar_plain import VGG
 from common.backbones.cifar_resnet import CifarResNet
 from common.cost import count_macs
 from common.experiment.arm import plan_runs
-from common.experiment.records import RunRecord
+from common.experiment.records import RunRecord, seal_results
 from common.experiment.spec import DataFile, DataRoot, Place, Spec, WeightsOf, build
+from common.manifest import read_manifest
 from common.pruning import choose_channels, remove_channels
 from datasets.classification import Digits
+from papers.drawing import own_figures
 from papers.pruning_filters import scale_demo
 from papers.pruning_filters.configurations import ORDER, convolutions
 from papers.pruning_filters.criteria import filter_scores
@@ -173,6 +175,15 @@ def test_the_figure_is_drawn_from_stored_runs_and_is_always_the_same(tmp_path: P
     assert (tmp_path / "demo-sensitivity.svg").read_bytes() != first
     assert draw([RunRecord("dense", 0, "ok", metrics={"test": {"accuracy": 95.0}})], tmp_path / "none") == {}
     assert not (tmp_path / "none-sensitivity.svg").exists()
+
+
+def test_the_table_takes_up_figures_of_a_paper_that_draws_some(tmp_path: Path) -> None:
+    record = sweep_record("few", (50, 90), 80)
+    assert list(own_figures(get_paper("pruning_filters"), [record], tmp_path / "demo")) == ["demo-sensitivity.svg"]
+    (tmp_path / "demo").mkdir()
+    seal_results(tmp_path / "demo")
+    assert "../demo-sensitivity.svg" in read_manifest(tmp_path / "demo")
+    assert own_figures(get_paper("snip"), [record], tmp_path / "snip") == {}
 
 
 def test_curves_are_means_over_seeds() -> None:
