@@ -16,10 +16,12 @@ import pytorch_lightning as L
 import torch
 from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_call_hooks = call._call_callback_hooks
 _NOTHING = contextlib.nullcontext()
 
 
@@ -32,6 +34,7 @@ def quicken() -> None:
     PassThroughProfiler.profile = _profile_nothing  # type: ignore[method-assign, assignment]
     L.LightningModule.__setattr__ = _set_attribute  # type: ignore[method-assign, assignment]
     training_epoch_loop.is_param_in_hook_signature = _takes
+    call._call_callback_hooks = _call_hooks_of_somebody
 
 
 def _keep_freed_memory() -> None:
@@ -62,3 +65,10 @@ def _set_attribute(self: L.LightningModule, name: str, value: Any) -> None:
 def _takes(hook: Any, parameter: str, explicit: bool = False, min_args: int | None = None) -> bool:
     """Lightning's question whether `training_step` takes the number of the batch, asked at every step, remembered."""
     return is_param_in_hook_signature(hook, parameter, explicit, min_args)
+
+
+def _call_hooks_of_somebody(trainer: L.Trainer, hook_name: str, *args: Any, **options: Any) -> None:
+    """A hook of all callbacks, unless every callback has the empty one: true of four of the six hooks of a step."""
+    empty = getattr(L.Callback, hook_name, None)
+    if any(getattr(type(one), hook_name, None) is not empty or hook_name in one.__dict__ for one in trainer.callbacks):  # type: ignore[attr-defined]
+        _call_hooks(trainer, hook_name, *args, **options)
