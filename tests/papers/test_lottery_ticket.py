@@ -16,12 +16,14 @@ from common.backbones.cifar_plain import VGG19, Conv
 from common.backbones.cifar_resnet import CifarResNet
 from common.backbones.lenet import LeNet5, LeNet300100
 from common.experiment.arm import plan_runs
+from common.experiment.records import RunRecord
 from common.experiment.spec import Place, build
 from common.pruning import Masks, prunable_weights, select_per_layer
 from common.weights import save_weights
 from datasets.classification import Digits
 from papers.lottery_ticket.benchmark import EARLY, TicketBenchmark
 from papers.lottery_ticket.family import Family
+from papers.lottery_ticket.figures import curves_of, draw
 from papers.lottery_ticket.method import LotteryTicket, with_warmup
 from papers.lottery_ticket.table import CONVS, LENET, LENET_SIZES, _convolution_places, plan
 from papers.registry import get_paper
@@ -291,3 +293,21 @@ def test_every_arm_of_the_demo_can_be_built() -> None:
         if not arm.parents:
             assert isinstance(build(arm.method, Place()), LotteryTicket)
     assert sum(w.numel() for w in prunable_weights(LeNet5()).values()) == 61_470
+
+
+def record(arm: str, seed: int, left: float, step: int) -> RunRecord:
+    return RunRecord(arm, seed, "ok", metrics={EARLY: {"accuracy": 98.0, "step": step}}, cost={"remaining": left})
+
+
+def test_the_figure_shows_every_kind_of_arm_from_the_dense_network_on(tmp_path: Path) -> None:
+    records = [record("lenet_dense", seed, 100, 5000) for seed in (0, 1)]
+    records += [record(f"lenet_ticket_{level:02d}", 0, 100 * 0.8**level, 4000) for level in (1, 2, 3)]
+    records += [record(f"lenet_reinit{draw}_02", 0, 64.0, 6000 + draw) for draw in (1, 2)]
+    records += [record("conv2_dense", 0, 100, 1), record("conv2_ticket_04", 0, 66, 1)]
+    curves = curves_of(records)
+    assert set(curves) == {"lenet_", "conv2_"}
+    assert list(curves["lenet_"]["ticket"]) == [80.0, 64.0, 51.2, 100.0]
+    assert [run.metrics[EARLY]["step"] for run in curves["lenet_"]["reinit"][64.0]] == [6001, 6002]
+    assert list(draw(records, tmp_path / "demo")) == ["demo-tickets.svg"]  # of LeNet alone: Conv-2 has one level
+    assert (tmp_path / "demo-tickets.svg").stat().st_size > 1000
+    assert draw(records[:2], tmp_path / "none") == {}
