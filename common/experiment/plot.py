@@ -142,6 +142,8 @@ def _groups(axes: Axes, table: Table, pair_set: str, series: Sequence[str]) -> N
         axes.set_xticks(bits, [f"{value:g}" for value in bits])
         axes.minorticks_off()
         axes.set_xlabel("bits")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -4), min(high, 104))  # bars of a spread may reach beyond what a percentage can be
     axes.set_ylabel(f"accuracy of every {table.words.group} on {pair_set} (%)")
     axes.set_title(textwrap.fill(" and ".join(dict.fromkeys(row.series for row in rows)), 60), fontsize=9)
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
