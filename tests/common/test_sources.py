@@ -403,6 +403,8 @@ def test_neutral_modules_exist() -> None:
 
 def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            continue  # only when the file is the program
         yield node
         for name in ("body", "orelse", "finalbody"):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
