@@ -13,7 +13,7 @@ import numpy as np
 from common.experiment.plot import COLOURS, LINES, MARKERS, STYLE
 from common.experiment.records import RunRecord
 from common.files import write_atomically
-from papers.lottery_ticket.benchmark import EARLY
+from papers.lottery_ticket.claims import EARLY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,9 @@ from common.experiment.spec import Place, build
 from common.pruning import Masks, prunable_weights, select_per_layer
 from common.weights import save_weights
 from datasets.classification import Digits
-from papers.lottery_ticket.benchmark import EARLY, TicketBenchmark
+from papers.lottery_ticket import benchmark
+from papers.lottery_ticket.benchmark import TicketBenchmark
+from papers.lottery_ticket.claims import EARLY
 from papers.lottery_ticket.family import Family
 from papers.lottery_ticket.figures import curves_of, draw
 from papers.lottery_ticket.method import LotteryTicket, with_warmup
@@ -293,6 +295,10 @@ def test_every_arm_of_the_demo_can_be_built() -> None:
         if not arm.parents:
             assert isinstance(build(arm.method, Place()), LotteryTicket)
     assert sum(w.numel() for w in prunable_weights(LeNet5()).values()) == 61_470
+
+
+def test_claims_and_benchmark_mean_the_same_set() -> None:
+    assert benchmark.EARLY == EARLY
 
 
 def record(arm: str, seed: int, left: float, step: int) -> RunRecord:

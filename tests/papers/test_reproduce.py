@@ -102,8 +102,9 @@ def test_runs_are_tracked_offline_by_default(smoke: Any) -> None:
 @pytest.mark.slow
 def test_interrupting_keeps_what_is_finished(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command(tmp_path, "--wandb", "disabled"), cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
-    )
+        command(tmp_path, "--wandb", "disabled"), cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[1/4]"):

@@ -95,8 +95,9 @@ def plan(scale: str) -> TablePlan:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
+    papers = [path.parent.name for path in (ROOT / "papers").glob("*/paper.toml")]
     for package in ("common", "datasets", "papers"):
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "quantface"))
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", *papers))
     (root / "papers" / "tiny").mkdir()
     for name, text in TINY.items():
         (root / "papers" / "tiny" / name).write_text(text)
