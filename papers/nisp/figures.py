@@ -21,6 +21,15 @@ KINDS = {
     "random": "random",
     "scratch": "the same small network from scratch",
 }
+NAMES = {  # by the prefix of their arms
+    "": "LeNet-5",
+    "lenet": "LeNet-5-Caffe",
+    "cifarnet": "Cifar-net",
+    "resnet8": "ResNet-8",
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "resnet110": "ResNet-110",
+}
 CAPTION = "Test accuracy right after pruning half of every layer (epoch 0) and after each epoch of fine-tuning: means over seeds"
 
 
@@ -58,7 +67,7 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
                     linewidth=1.2,
                     capsize=2,
                 )
-            axes.set_title(network.strip("_") or "the first network of the table", fontsize=9)
+            axes.set_title(NAMES.get(network.strip("_"), network.strip("_")), fontsize=9)
             axes.set_xlabel("epochs of fine-tuning")
             axes.set_ylabel("accuracy on test (%)")
             axes.grid(True, linewidth=0.4, alpha=0.5)
