@@ -14,14 +14,26 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
+from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+EMPTY = frozenset(  # hooks of a step that do nothing in LightningModule itself
+    {
+        "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+        "on_before_optimizer_step",
+    }
+)  # fmt: skip
 _call_hooks = call._call_callback_hooks
+_call_module_hook = call._call_lightning_module_hook
+_move_batch = Strategy.batch_to_device
+_equal_words = StrEnum.__eq__
 _NOTHING = contextlib.nullcontext()
 
 
@@ -31,10 +43,13 @@ def quicken() -> None:
     if not torch.cuda.is_available():
         # Lightning has PyTorch open NVIDIA's management library whenever it is asked for a GPU, and Adam asks at every step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+        Strategy.batch_to_device = _leave_batch  # type: ignore[method-assign]
     PassThroughProfiler.profile = _profile_nothing  # type: ignore[method-assign, assignment]
     L.LightningModule.__setattr__ = _set_attribute  # type: ignore[method-assign, assignment]
     training_epoch_loop.is_param_in_hook_signature = _takes
+    StrEnum.__eq__ = _same_member  # type: ignore[method-assign]
     call._call_callback_hooks = _call_hooks_of_somebody
+    call._call_lightning_module_hook = _call_own_hook
 
 
 def _keep_freed_memory() -> None:
@@ -53,12 +68,29 @@ def _profile_nothing(self: PassThroughProfiler, action_name: str) -> contextlib.
     return _NOTHING
 
 
+def _leave_batch(self: Strategy, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+    """A batch of tensors that were made on the CPU stays there, unless the module or its data have something to do with it."""
+    module = self.lightning_module
+    owners = (module, getattr(getattr(module, "_trainer", None), "datamodule", None))
+    plain = all(getattr(type(owner), name, None) in _OWN for owner in owners if owner is not None for name in TRANSFERS)
+    tensors = isinstance(batch, tuple | list) and all(isinstance(one, torch.Tensor) and one.is_cpu for one in batch)
+    return batch if plain and tensors else _move_batch(self, batch, device, dataloader_idx)
+
+
+_OWN = frozenset(getattr(owner, name) for owner in (L.LightningModule, L.LightningDataModule) for name in TRANSFERS)
+
+
 def _set_attribute(self: L.LightningModule, name: str, value: Any) -> None:
     """`nn.Module`'s, which searches parameters and buffers first, but for the name of the hook that runs: set 40 times a step."""
     if name == "_current_fx_name":
         self.__dict__[name] = value
     else:
         nn.Module.__setattr__(self, name, value)
+
+
+def _same_member(self: StrEnum, other: object) -> bool:
+    """Lightning's states are compared a dozen times a step; members of one class are the same or differ."""
+    return self is other if type(other) is type(self) else _equal_words(self, other)
 
 
 @functools.lru_cache(maxsize=16)
@@ -72,3 +104,15 @@ def _call_hooks_of_somebody(trainer: L.Trainer, hook_name: str, *args: Any, **op
     empty = getattr(L.Callback, hook_name, None)
     if any(getattr(type(one), hook_name, None) is not empty or hook_name in one.__dict__ for one in trainer.callbacks):  # type: ignore[attr-defined]
         _call_hooks(trainer, hook_name, *args, **options)
+
+
+def _call_own_hook(
+    trainer: L.Trainer, hook_name: str, *args: Any, pl_module: L.LightningModule | None = None, **options: Any
+) -> Any:
+    """A hook of the module, unless it is one of the empty ones that the module inherits."""
+    if hook_name in EMPTY:
+        module = pl_module or trainer.lightning_module
+        inherited = getattr(type(module), hook_name, None) is getattr(L.LightningModule, hook_name)
+        if inherited and hook_name not in module.__dict__:
+            return None
+    return _call_module_hook(trainer, hook_name, *args, pl_module=pl_module, **options)
