@@ -61,7 +61,8 @@ def reproduce(paper: Paper, options: argparse.Namespace, slurm: SlurmOptions | N
     if not first:
         return 0
     with _writing(console, store, paper, options.scale):
-        listed = _listed(plan, chosen, plan_runs(plan.arms, seeds, data), store)
+        every = runs if chosen is plan.arms else plan_runs(plan.arms, seeds, data)
+        listed = _listed(plan, chosen, every, store)
         statuses |= _publish(paper, plan, listed, store, options, request)
         table, verdicts = draw(paper, plan, options.scale, options.results)
     _track(paper, options.scale, options.wandb, options.store, table, options.results)

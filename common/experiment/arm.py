@@ -122,13 +122,17 @@ class Run:
         return f"{self.arm.name} seed {self.seed}"
 
 
-def canonical_run(arm: Arm, seed: int, place: Place) -> dict[str, Any]:
+def canonical_run(arm: Arm, seed: int, place: Place, known: dict[int, str] | None = None) -> dict[str, Any]:
     """Everything that decides the outcome of a run, as JSON values (the form that the digest hashes and the result stores).
 
     Not how many processes train it together: they share the batch of every step and end where one process ends but for
     rounding, like another number of threads. The result's provenance records both.
+
+    Args:
+        known: digests of parents at this seed, by `id` of the arm; see `run_digest`.
     """
-    place = replace(place, digest=lambda parent: run_digest(parent, seed, place))
+    known = {} if known is None else known
+    place = replace(place, digest=lambda parent: run_digest(parent, seed, place, known))
     return {
         "format": FORMAT,
         "method": canonical(arm.method, place),
@@ -141,10 +145,18 @@ def canonical_run(arm: Arm, seed: int, place: Place) -> dict[str, Any]:
     }
 
 
-def run_digest(arm: Arm, seed: int, place: Place) -> str:
-    """The name of a run: the first 16 hex digits of the SHA-256 of its canonical form."""
-    text = json.dumps(canonical_run(arm, seed, place), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+def run_digest(arm: Arm, seed: int, place: Place, known: dict[int, str] | None = None) -> str:
+    """The name of a run: the first 16 hex digits of the SHA-256 of its canonical form.
+
+    Args:
+        known: digests at this seed and place, by `id` of an arm that is alive; extended, so that a long line of parents is
+            hashed once.
+    """
+    known = {} if known is None else known
+    if id(arm) not in known:
+        text = json.dumps(canonical_run(arm, seed, place, known), sort_keys=True, separators=(",", ":"))
+        known[id(arm)] = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+    return known[id(arm)]
 
 
 def plan_runs(arms: Iterable[Arm], seeds: Iterable[int], data: Path | None = None) -> list[Run]:
@@ -158,13 +170,14 @@ def plan_runs(arms: Iterable[Arm], seeds: Iterable[int], data: Path | None = Non
     place = Place(data=data)
     ordered: dict[str, Run] = {}
 
-    def add(arm: Arm, seed: int) -> Run:
-        needed = tuple(add(parent, seed) for parent in arm.parents)
-        digest = run_digest(arm, seed, place)
+    def add(arm: Arm, seed: int, known: dict[int, str]) -> Run:
+        needed = tuple(add(parent, seed, known) for parent in arm.parents)
+        digest = run_digest(arm, seed, place, known)
         return ordered.setdefault(digest, Run(arm, seed, digest, needed))
 
     arms = tuple(arms)
     for seed in seeds:
+        known: dict[int, str] = {}
         for arm in arms:
-            add(arm, seed)
+            add(arm, seed, known)
     return list(ordered.values())
