@@ -95,14 +95,18 @@ class FaceRecognizer(L.LightningModule):
         return embedding
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        assert self.head is not None
         x, labels = batch
+        loss = self.classification_loss(self.network(x), labels)
+        self.log("train/loss", loss, sync_dist=True)
+        return loss
+
+    def classification_loss(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross entropy of the head for embeddings [B, D] and labels [B], at the margin of the present step."""
+        assert self.head is not None
         if self.margin_warm_up:
             progress = self.global_step / self.trainer.estimated_stepping_batches
             self.head.margin = self.margin * min(1.0, progress / self.margin_warm_up)
-        loss = F.cross_entropy(self.head(self.network(x), labels), labels)
-        self.log("train/loss", loss, sync_dist=True)
-        return loss
+        return F.cross_entropy(self.head(embedding, labels), labels)
 
     def configure_optimizers(self) -> Any:
         lr = rate_for_batch(self.lr, self.reference_batch, self.trainer)

@@ -54,7 +54,8 @@ class Arm:
         keep: names of further states to store beside the final network: `"epoch<k>"` is the network after epoch k (1-based).
         precision: Lightning's `Trainer(precision=...)`.
         series: the curve of the plot that this arm lies on; bits: its position there (a pruned network's is what is left of it).
-        reported: key of the paper's own numbers; baseline: name of the arm that its groups' losses are counted from.
+        reported: key of the paper's own numbers; baseline: name of the arm that its groups' losses are counted from;
+            teacher: name of the arm that it learned from, whose group gaps its own are compared with.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Arm:
     bits: float | None = None
     reported: str | None = None
     baseline: str | None = None
+    teacher: str | None = None
 
     @property
     def parents(self) -> tuple[Arm, ...]:
