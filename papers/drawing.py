@@ -49,6 +49,7 @@ def draw(paper: Paper, plan: TablePlan, scale: str, results: Path) -> tuple[Tabl
                 "bits": a.bits,
                 "reported_key": a.reported or "",
                 "baseline": a.baseline or "",
+                "teacher": a.teacher or "",
             }
             for a in plan.arms
             if a.name in listed

@@ -80,6 +80,7 @@ class Row:
         missed: metric -> ours minus the paper's number, where it was not reproduced.
         stale: modules that have changed since the runs were made; empty when the numbers are those of the present code.
         baseline: name of the arm that its groups' losses are counted from; empty for none.
+        teacher: name of the arm that it learned from; empty for none.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Row:
     missed: Mapping[str, float] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
     baseline: str = ""
+    teacher: str = ""
 
 
 def cell(values: Sequence[tuple[int, float | None]]) -> Cell:
@@ -149,6 +151,7 @@ def make_row(
         missed={m: _ours(cells, m, 0.0) - reported[m].value for m, agrees in found.items() if not agrees},
         stale=tuple(sorted({module for run in ok for module in stale.get(run.digest, ())})),
         baseline=str(arm.get("baseline") or ""),
+        teacher=str(arm.get("teacher") or ""),
     )
 
 
@@ -214,6 +217,34 @@ def with_drop(row: Row, baseline: Row | None, pair_set: str, key: str) -> Row:
         losses += [loss] if loss.mean is not None else []
     largest = max(losses, key=lambda loss: loss.mean or 0.0, default=Cell(None, None, ()))
     return replace(row, cells={**row.cells, key: largest})
+
+
+def with_gaps(row: Row, teacher: Row | None, pair_set: str, gap: str, transfer: str) -> Row:
+    """The row with its group gap and with that gap minus its teacher's, at the seeds that both have.
+
+    A gap is the highest minus the lowest accuracy of a group, in percent points; undefined where a group's accuracy is.
+    """
+    if not row.cells:
+        return row
+    own = _gaps(row, pair_set)
+    learned_from = {} if teacher is None else _gaps(teacher, pair_set)
+    change = [
+        (seed, None if value is None or learned_from[seed] is None else value - (learned_from[seed] or 0.0))
+        for seed, value in own.items()
+        if seed in learned_from
+    ]
+    return replace(row, cells={**row.cells, gap: cell(list(own.items())), transfer: cell(change)})
+
+
+def _gaps(row: Row, pair_set: str) -> dict[int, float | None]:
+    """Seed -> largest difference between two groups' accuracies."""
+    groups = [dict(found.values) for found in row.groups.get(pair_set, {}).values()]
+    gaps: dict[int, float | None] = {}
+    for seed in row.seeds if groups else ():
+        values = [group.get(seed) for group in groups]
+        known = [value for value in values if value is not None]
+        gaps[seed] = max(known) - min(known) if len(known) == len(values) else None
+    return gaps
 
 
 def _value(run: RunRecord, key: str, bits: float | None) -> float | None:

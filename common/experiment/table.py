@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.experiment.records import RunRecord
-from common.experiment.rows import Column, Reported, Row, group_accuracy, make_reported, make_row, with_drop
+from common.experiment.rows import Column, Reported, Row, group_accuracy, make_reported, make_row, with_drop, with_gaps
 from common.experiment.words import WORDS, Words, task_of
 
 
@@ -95,8 +95,8 @@ def build_table(
 
     Args:
         runs: every arm at every seed, in any order; what is not ok gives no number.
-        arms: rows in printing order: `name`, `title`, and optionally `series`, `bits`, `baseline` and `reported_key` (row
-            of the paper's numbers; its own name without it).
+        arms: rows in printing order: `name`, `title`, and optionally `series`, `bits`, `baseline`, `teacher` and
+            `reported_key` (row of the paper's numbers; its own name without it).
         reported: entries of `paper.toml`: `row`, `metric` (a pair set's name for accuracies, or a column's key), `value`, `unit`,
             `source`, `verified`, optionally `scale` (`paper`), `spread`, `tolerance`.
         key, title, scale, data_note, command: see `Table`.
@@ -123,13 +123,18 @@ def build_table(
         raise ValueError(f"pair set '{fairness_set}' of the group columns was not measured: {', '.join(sets)} were")
     chosen = fairness_set if fairness_set in with_groups else next(iter(with_groups), None)
     task = task_of(ok)
-    columns = _columns(sets, chosen, ok, WORDS[task], further)
+    taught = any(arm.get("teacher") for arm in arms)
+    columns = _columns(sets, chosen, ok, WORDS[task], further, taught)
     numbers = tuple(make_reported(entry) for entry in reported)
     rows = tuple(make_row(arm, runs, columns, sets, numbers, scale, tolerance, stale or {}) for arm in arms)
     drop = f"{chosen}:worst_drop"
     if any(column.key == drop for column in columns):
         by_name = {row.name: row for row in rows}
         rows = tuple(with_drop(row, by_name.get(row.baseline), str(chosen), drop) for row in rows)
+    if taught and chosen is not None:
+        by_name = {row.name: row for row in rows}
+        gap, transfer = (f"{chosen}:{name}" for name in ("gap", "transfer"))
+        rows = tuple(with_gaps(row, by_name.get(row.teacher), chosen, gap, transfer) for row in rows)
     beside = [metric for row in rows for metric in row.reported]
     if reported_columns is None:
         known = [*sets, *(column.key for column in columns)]
@@ -158,6 +163,7 @@ def _columns(
     ok: Sequence[RunRecord],
     words: Words,
     further: Sequence[tuple[str, str, str, str]],
+    taught: bool,
 ) -> tuple[Column, ...]:
     named = [(name, words.title.format(name)) for name in sets]
     if words.metric == "error":
@@ -179,16 +185,41 @@ def _columns(
         columns += [
             Column(f"{fairness_set}:worst_group", f"worst {group}", "%", f"lowest accuracy of a {group} {on}"),
             *_drop(fairness_set, group) * (words.metric == "error"),
+            *_transfer(fairness_set, group) * taught,
             Column(f"{fairness_set}:group_std", "STD", "pp", f"standard deviation of {group} accuracies {on} (ddof 1)"),
             Column(f"{fairness_set}:ser", "SER", "ratio", f"highest {group} error / lowest {on}; 1 = equal"),
         ]
-    rest = _pruning_columns(ok) if any("remaining" in run.cost for run in ok) else _bit_columns()
+    if any("remaining" in run.cost for run in ok):
+        rest = _pruning_columns(ok)
+    else:
+        rest = _network_columns() if taught else _bit_columns()
     return (*columns, *(column for column in rest if column.key not in own))
 
 
 def _drop(fairness_set: str, group: str) -> list[Column]:
     about = f"largest loss of accuracy of a {group} against the dense network on {fairness_set}, at the same seeds"
     return [Column(f"{fairness_set}:worst_drop", "worst drop", "pp", about)]
+
+
+def _transfer(fairness_set: str, group: str) -> list[Column]:
+    gap = f"highest minus lowest accuracy of a {group} on {fairness_set}"
+    return [
+        Column(f"{fairness_set}:gap", "gap", "pp", gap),
+        Column(
+            f"{fairness_set}:transfer",
+            "gap - teacher's",
+            "pp",
+            "transfer of bias: that gap minus the teacher's at the same seeds; above 0 the student is less even than its teacher",
+        ),
+    ]
+
+
+def _network_columns() -> list[Column]:
+    return [
+        Column("parameters", "parameters", "count", "of the network that is deployed"),
+        Column("macs", "MACs", "count", "multiply-accumulates of one image"),
+        Column("stored_bytes", "bytes", "bytes", "size of the stored file"),
+    ]
 
 
 def _bit_columns() -> list[Column]:
