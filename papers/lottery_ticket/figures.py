@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.experiment.plot import COLOURS, LINES, MARKERS, STYLE
+from common.experiment.figure import curve, finish, svg_figure
 from common.experiment.records import RunRecord
-from common.files import write_atomically
 from papers.lottery_ticket.claims import EARLY
 
 if TYPE_CHECKING:
@@ -40,24 +38,14 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
     Returns:
         The caption of the file by its name; empty without such a network.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     networks = {name: kinds for name, kinds in curves_of(records).items() if len(kinds["ticket"]) > FEWEST_LEVELS}
     if not networks:
         return {}
     path = stem.with_name(f"{stem.name}-tickets.svg")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.4 * len(networks)), layout="constrained")
-        FigureCanvasAgg(figure)
-        for row, kinds in zip(figure.subplots(len(networks), 2, squeeze=False), networks.values(), strict=True):
-            _panel(row[0], kinds, "accuracy", "test accuracy at the early stop (%)")
-            _panel(row[1], kinds, "step", "step of the smallest validation loss")
-            row[0].legend(fontsize=7, loc="best", framealpha=0.9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(path, buffer.getvalue())
+    with svg_figure(path, len(networks), 2, (11, 4.4 * len(networks))) as panels:
+        for row, kinds in zip(panels, networks.values(), strict=True):
+            _panel(row[0], kinds, "accuracy", "test accuracy at the early stop (%)", legend_columns=1)
+            _panel(row[1], kinds, "step", "step of the smallest validation loss", legend_columns=0)
     return {path.name: CAPTION}
 
 
@@ -75,13 +63,15 @@ def curves_of(records: Sequence[RunRecord]) -> Curves:
             kinds = found.setdefault(match["network"], {kind: {} for kind in KINDS})
             kinds[match["kind"]].setdefault(round(float(record.cost["remaining"]), 1), []).append(record)
     for network, kinds in found.items():
-        for curve in kinds.values():
-            if curve and network in dense:
-                curve[100.0] = dense[network]
+        for points in kinds.values():
+            if points and network in dense:
+                points[100.0] = dense[network]
     return found
 
 
-def _panel(axes: Axes, kinds: dict[str, dict[float, list[RunRecord]]], metric: str, label: str) -> None:
+def _panel(
+    axes: Axes, kinds: dict[str, dict[float, list[RunRecord]]], metric: str, label: str, legend_columns: int
+) -> None:
     for at, (kind, words) in enumerate(KINDS.items()):
         left = sorted(kinds[kind], reverse=True)
         values = [np.array([run.metrics[EARLY][metric] for run in kinds[kind][share]], dtype=float) for share in left]
@@ -89,27 +79,14 @@ def _panel(axes: Axes, kinds: dict[str, dict[float, list[RunRecord]]], metric: s
             continue
         means = np.array([value.mean() for value in values])
         reach = [means - [value.min() for value in values], [value.max() for value in values] - means]
-        axes.errorbar(
-            left,
-            means,
-            yerr=np.abs(reach),
-            label=words,
-            color=COLOURS[at],
-            marker=MARKERS[at],
-            linestyle=LINES[at % len(LINES)],
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-        )
+        curve(axes, left, means, at, words, yerr=np.abs(reach))
     axes.set_xscale("log")
     axes.invert_xaxis()
     shares = [
         share
         for share in (100, 50, 20, 10, 5, 2, 1)
-        if share >= min(min(curve, default=100) for curve in kinds.values())
+        if share >= min(min(points, default=100) for points in kinds.values())
     ]
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
-    axes.set_xlabel("weights left (%)")
-    axes.set_ylabel(label)
-    axes.grid(True, linewidth=0.4, alpha=0.5)
+    finish(axes, "weights left (%)", label, legend_columns=legend_columns)

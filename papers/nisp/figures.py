@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.experiment.plot import COLOURS, LINES, MARKERS, STYLE
+from common.experiment.figure import curve, finish, svg_figure
 from common.experiment.records import RunRecord
-from common.files import write_atomically
 
 RATIO = "_50"
 KINDS = {
@@ -39,42 +37,17 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
     Returns:
         The caption of the file by its name; empty without a curve.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     networks = curves_of(records)
     if not networks:
         return {}
     path = stem.with_name(f"{stem.name}-curves.svg")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6 * len(networks), 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, (network, kinds) in zip(
-            figure.subplots(1, len(networks), squeeze=False)[0], networks.items(), strict=True
-        ):
+    with svg_figure(path, 1, len(networks), (5.6 * len(networks), 4.2)) as panels:
+        for axes, (network, kinds) in zip(panels[0], networks.items(), strict=True):
             for at, (kind, curves) in enumerate(kinds.items()):
                 means, spread = np.mean(curves, axis=0), np.ptp(curves, axis=0) / 2
-                axes.errorbar(
-                    range(len(means)),
-                    means,
-                    yerr=spread,
-                    label=KINDS[kind],
-                    color=COLOURS[at],
-                    marker=MARKERS[at],
-                    linestyle=LINES[at % len(LINES)],
-                    markersize=4,
-                    linewidth=1.2,
-                    capsize=2,
-                )
-            axes.set_title(NAMES.get(network.strip("_"), network.strip("_")), fontsize=9)
-            axes.set_xlabel("epochs of fine-tuning")
-            axes.set_ylabel("accuracy on test (%)")
-            axes.grid(True, linewidth=0.4, alpha=0.5)
-            axes.legend(fontsize=7, loc="best", framealpha=0.9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(path, buffer.getvalue())
+                curve(axes, range(len(means)), means, at, KINDS[kind], yerr=spread)
+            title = NAMES.get(network.strip("_"), network.strip("_"))
+            finish(axes, "epochs of fine-tuning", "accuracy on test (%)", title)
     return {path.name: CAPTION}
 
 
@@ -83,9 +56,9 @@ def curves_of(records: Sequence[RunRecord]) -> dict[str, dict[str, list[list[flo
     found: dict[str, dict[str, list[list[float]]]] = {}
     for kind in KINDS:
         for record in records:
-            curve = record.cost.get("accuracy_by_epoch")
-            if record.ok and curve and record.arm.endswith(f"{kind}{RATIO}"):
+            accuracies = record.cost.get("accuracy_by_epoch")
+            if record.ok and accuracies and record.arm.endswith(f"{kind}{RATIO}"):
                 prefix = record.arm.removesuffix(f"{kind}{RATIO}")
                 if not prefix or (prefix.endswith("_") and not prefix.endswith("nisp_")):
-                    found.setdefault(prefix, {}).setdefault(kind, []).append(list(curve))
+                    found.setdefault(prefix, {}).setdefault(kind, []).append(list(accuracies))
     return found

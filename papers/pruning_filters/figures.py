@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.experiment.plot import COLOURS, LINES, MARKERS, STYLE
+from common.experiment.figure import curve, finish, svg_figure
 from common.experiment.records import RunRecord
-from common.files import write_atomically
 from papers.pruning_filters.configurations import SET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMES = {"l1_smallest": "smallest l1", "random": "random", "l1_largest": "largest l1"}
+MEASURED = "accuracy on test (%)"
 CAPTION = (
     "Accuracy with filters missing from one layer alone: every layer and share, and the mean over layers by criterion"
 )
@@ -35,10 +34,6 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
     Returns:
         The caption of every file that was written, by its name; empty without such a run.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     by_arm: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.ok and "sensitivity" in record.metrics.get(SET, {}):
@@ -46,18 +41,12 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
     if not by_arm:
         return {}
     path = stem.with_name(f"{stem.name}-sensitivity.svg")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(13, 4.2 * len(by_arm)), layout="constrained")
-        FigureCanvasAgg(figure)
-        rows = figure.subplots(len(by_arm), 3, squeeze=False)
-        for row, (arm, runs) in zip(rows, by_arm.items(), strict=True):
+    with svg_figure(path, len(by_arm), 3, (13, 4.2 * len(by_arm))) as panels:
+        for row, (arm, runs) in zip(panels, by_arm.items(), strict=True):
             curves, whole = mean_curves(runs), float(np.mean([run.metrics[SET]["accuracy"] for run in runs]))
             _single(row[0], _of(curves, "l1_smallest", retrained=False), whole, f"{arm}: not retrained")
             _by_criterion(row[1], curves, whole)
             _single(row[2], _of(curves, "l1_smallest", retrained=True), whole, "retrained")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(path, buffer.getvalue())
     return {path.name: CAPTION}
 
 
@@ -83,45 +72,25 @@ def _single(axes: Axes, curves: Mapping[int, Mapping[float, float]], whole: floa
         return
     shares = sorted({share for curve in curves.values() for share in curve})
     if len(shares) >= 4:
-        for at, (place, curve) in enumerate(curves.items()):
-            _line(axes, [0.0, *curve], [whole, *curve.values()], at, f"convolution {place}")
+        for at, (place, points) in enumerate(curves.items()):
+            curve(axes, [0.0, *points], [whole, *points.values()], at, f"convolution {place}")
         axes.set_xlabel("filters removed from the layer (%)")
     else:
         for at, share in enumerate(shares):
-            places = [place for place, curve in curves.items() if share in curve]
-            _line(axes, places, [curves[place][share] for place in places], at, f"{share:g} % removed")
+            places = [place for place, points in curves.items() if share in points]
+            curve(axes, places, [curves[place][share] for place in places], at, f"{share:g} % removed")
         axes.set_xlabel("number of the convolution")
         axes.axhline(whole, color="#777777", linewidth=0.8, linestyle=":")
-    axes.set_title(title, fontsize=9)
-    _finish(axes)
+    finish(axes, y=MEASURED, title=title, legend_columns=2)
 
 
 def _by_criterion(axes: Axes, curves: Curves, whole: float) -> None:
     criteria = list(dict.fromkeys(criterion for _, _, criterion, retrained in curves if not retrained))
     for at, criterion in enumerate(criteria):
         own = list(_of(curves, criterion, retrained=False).values())
-        shares = sorted(set.intersection(*(set(curve) for curve in own)))
-        means = [float(np.mean([curve[share] for curve in own])) for share in shares]
-        _line(axes, [0.0, *shares], [whole, *means], at, NAMES.get(criterion, criterion))
-    axes.set_xlabel("filters removed from one layer (%)")
-    axes.set_title("mean over the layers, not retrained", fontsize=9)
-    _finish(axes)
-
-
-def _line(axes: Axes, x: Sequence[Any], y: Sequence[float], at: int, label: str) -> None:
-    axes.plot(
-        x,
-        y,
-        label=label,
-        color=COLOURS[at % len(COLOURS)],
-        marker=MARKERS[at % len(MARKERS)],
-        linestyle=LINES[at // len(COLOURS) % len(LINES)],
-        markersize=4,
-        linewidth=1.2,
+        shares = sorted(set.intersection(*(set(points) for points in own)))
+        means = [float(np.mean([points[share] for points in own])) for share in shares]
+        curve(axes, [0.0, *shares], [whole, *means], at, NAMES.get(criterion, criterion))
+    finish(
+        axes, "filters removed from one layer (%)", MEASURED, "mean over the layers, not retrained", legend_columns=2
     )
-
-
-def _finish(axes: Axes) -> None:
-    axes.set_ylabel("accuracy on test (%)")
-    axes.grid(True, linewidth=0.4, alpha=0.5)
-    axes.legend(fontsize=7, loc="best", framealpha=0.9, ncols=2)
