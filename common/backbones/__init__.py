@@ -4,6 +4,7 @@ from common.backbones.iresnet import IResNet, IResNet18, IResNet34, IResNet50, I
 from common.backbones.mobilefacenet import MobileFaceNet
 from common.backbones.mobilefacenet_112x96 import MobileFaceNet112x96
 from common.backbones.mobilefacenet_insightface import InsightMobileFaceNet
+from common.backbones.pocketnet import PocketNet, PocketNetM, PocketNetS
 
 __all__ = [
     "IResNet",
@@ -15,4 +16,7 @@ __all__ = [
     "InsightMobileFaceNet",
     "MobileFaceNet",
     "MobileFaceNet112x96",
+    "PocketNet",
+    "PocketNetM",
+    "PocketNetS",
 ]
