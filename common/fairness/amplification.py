@@ -5,14 +5,18 @@ All measures are signed fractions: 0 = as biased as the data, > 0 = amplified.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
+from common.fairness.columns import binary_labels
 from common.fairness.groups import FloatArray
 from common.fairness.summary import Summary
 
 FEWEST_POSITIVES = 10  # Iofinova et al.: an attribute rarer than this on either side is not judged
 SMALLEST_SKEW = 0.1  # nor one whose training shares differ by less than a tenth of the smaller
+UNSURE = 0.4  # distance of a probability from 1/2 below which a decision is called uncertain
 
 
 def _binary(name: str, values: npt.ArrayLike, rows: int | None = None) -> FloatArray:
@@ -128,7 +132,8 @@ def identity_amplification(
     Undefined (NaN with the reason) when the attribute has fewer than 10 positives on either side, when the training
     shares differ by less than a tenth of the smaller one, or when it is never predicted.
     """
-    true, chosen, side = (np.asarray(column).astype(bool) for column in (target, prediction, identity))
+    columns = {"target": target, "prediction": prediction, "identity": identity}
+    true, chosen, side = (binary_labels(name, column) for name, column in columns.items())
     positives = [int(np.count_nonzero(true & (side == which))) for which in (True, False)]
     if min(positives) < FEWEST_POSITIVES:
         return Summary(float("nan"), f"{min(positives)} positives on one side; {FEWEST_POSITIVES} are needed")
@@ -139,3 +144,24 @@ def identity_amplification(
         return Summary(float("nan"), "the attribute is never predicted")
     skewed = side if train_share_with > train_share_without else ~side
     return Summary(float(skewed[chosen].mean() - skewed[true].mean()))
+
+
+def mean_amplification(attributes: Iterable[Summary]) -> Summary:
+    """Mean over attributes with respect to one identity attribute, as Iofinova et al. report it; the rest is counted."""
+    every = list(attributes)
+    defined = [one.value for one in every if not np.isnan(one.value)]
+    missing = len(every) - len(defined)
+    if not defined:
+        return Summary(float("nan"), f"none of {len(every)} attributes can be judged")
+    return Summary(float(np.mean(defined)), f"{missing} of {len(every)} attributes left out" if missing else None)
+
+
+def uncertain_share(logit: npt.ArrayLike) -> FloatArray:
+    """Share of samples on which the model is unsure, |sigmoid(z) - 1/2| < 0.4 (Iofinova et al., CVPR 2023).
+
+    ``logit`` float [N, ...] -> [...]. Raises ValueError when a logit is not finite.
+    """
+    z = np.asarray(logit, dtype=np.float64)
+    if not np.isfinite(z).all():
+        raise ValueError(f"{int((~np.isfinite(z)).sum())} of {z.size} logits are not finite.")
+    return np.asarray((np.abs(0.5 * np.tanh(z / 2)) < UNSURE).mean(axis=0))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from common.fairness.columns import binary_labels
 from common.fairness.groups import GroupRates, group_rates
 from common.fairness.summary import NOT_ENOUGH, Summary
 
@@ -27,10 +28,12 @@ def decision_rates(
     """Accuracy, selection rate, TPR, TNR, FPR and FNR of every group.
 
     Args:
-        truth, decision: bool [N]. group: int [N], -1 = no group. subject: int [N], who each sample shows; every sample
-            another person when None.
+        truth, decision: 0/1 or bool [N]. group: int [N], -1 = no group. subject: int [N], who each sample shows; every
+            sample another person when None.
+
+    Raises ValueError for other labels (CelebA's -1 would count as yes).
     """
-    true, chosen = np.asarray(truth, dtype=bool), np.asarray(decision, dtype=bool)
+    true, chosen = binary_labels("truth", truth), binary_labels("decision", decision)
     people = np.arange(true.size) if subject is None else np.asarray(subject)
     everyone = np.ones(true.shape, dtype=bool)
     cells = {

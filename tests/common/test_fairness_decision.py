@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.fairness import amplification, compression, decision, groups
+from common.fairness.summary import Summary
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ABC = ("a", "b", "c")
@@ -194,3 +195,25 @@ def test_rate_change_by_hand_and_group_rates_reference_vectors():
     zero = compression.rate_change(table(0, 6), table(3, 6))["a"]
     assert np.isnan([zero["change"].value, zero["excess"].value]).all()
     assert zero["change"].reason == "the dense fpr of 'a' is zero"
+
+
+def test_celebas_minus_one_is_refused_where_a_truth_value_is_expected():
+    with pytest.raises(ValueError, match="truth must hold zeros and ones, but holds -1"):
+        decision.decision_rates([1, -1], [1, 0], [0, 1], ("x", "y"))
+    with pytest.raises(ValueError, match="identity must hold zeros and ones"):
+        amplification.identity_amplification([1, 0], [1, 0], [1, -1], 0.3, 0.6)
+
+
+def test_amplification_over_attributes_counts_what_was_left_out():
+    some = [Summary(0.1), Summary(float("nan"), "never predicted"), Summary(0.3)]
+    found = amplification.mean_amplification(some)
+    assert (found.value, found.reason) == (pytest.approx(0.2), "1 of 3 attributes left out")
+    assert amplification.mean_amplification(some[:1]).reason is None
+    assert "none of 1" in str(amplification.mean_amplification(some[1:2]).reason)
+
+
+def test_uncertain_share_by_hand():
+    logit = np.array([[0.0, 5.0], [2.1, -5.0], [2.3, 0.0], [-9.0, 9.0]])  # sigmoid(2.197) = 0.9
+    np.testing.assert_allclose(amplification.uncertain_share(logit), [0.5, 0.25])
+    with pytest.raises(ValueError, match="1 of 2 logits"):
+        amplification.uncertain_share([0.0, np.inf])
