@@ -1,0 +1,1 @@
+"""CoupleFace: Relation Matters for Face Recognition Distillation (Liu et al., ECCV 2022)."""

@@ -1,0 +1,6 @@
+"""CoupleFace on your own data: `python -m papers.coupleface fit --help`."""
+
+from common.experiment.method_cli import method_cli
+
+if __name__ == "__main__":
+    method_cli("papers.coupleface.method.CoupleFace")
