@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.experiment.plot_arms import arms_of, draw_arms, draw_groups
 from common.experiment.rows import Cell, Row
 from common.experiment.table import Table
 from common.files import write_atomically
@@ -29,8 +30,8 @@ def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair
 
     Left: accuracy (of classifiers: error) on one pair set against the bytes stored (of pruned networks: the weights left),
     logarithmic, one curve a series. Right: the accuracy of every group against bits (weights left), for the series with the
-    most points. Means over seeds, bars of one standard
-    deviation. An arm without a finished run is not drawn but named below. The same table gives the same bytes.
+    most points. Where arms learn from a teacher there is no dial: arms stand below each other. Means over seeds, bars of one
+    standard deviation. An arm without a finished run is not drawn but named below. The same table gives the same bytes.
 
     Args:
         table: what to draw.
@@ -47,13 +48,18 @@ def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         series = list(dict.fromkeys(row.series for row in table.rows))
-        _tradeoff(left, table, chosen, series)
-        _groups(right, table, chosen, series)
+        if any(row.teacher for row in table.rows) and arms_of(table):
+            figure.set_figheight(max(4.6, 1.4 + 0.3 * len(arms_of(table))))
+            draw_arms(left, table, chosen, COLOURS[0])
+            draw_groups(right, table, chosen, COLOURS, MARKERS)
+        else:
+            _tradeoff(left, table, chosen, series)
+            _groups(right, table, chosen, series)
         figure.suptitle(f"{table.key}, {table.scale} scale: {_spread(table)}", fontsize=10)
         _legend(left)
         _legend(right)
         if any(len(axes.get_legend_handles_labels()[0]) > SHOWN for axes in (left, right)):
-            figure.set_figheight(5.6)
+            figure.set_figheight(max(5.6, figure.get_figheight()))
         missing = [f"{row.title} ({row.word})" for row in table.rows if row.word]
         if missing:
             figure.supxlabel(textwrap.fill("Not drawn: " + "; ".join(missing), 160), fontsize=7)

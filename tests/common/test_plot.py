@@ -138,3 +138,26 @@ def test_of_many_series_the_single_arms_share_one_entry(tmp_path: Path) -> None:
     assert "series 3" not in comments(tmp_path / "a.svg").replace("series 0", "")
     draw_plot(many_series(3, points=1), tmp_path / "b.svg")
     assert "series 2" in comments(tmp_path / "b.svg")
+
+
+def test_arms_that_learn_from_a_teacher_stand_below_each_other(tmp_path: Path) -> None:
+    arms = [{"name": "teacher", "title": "Teacher"}, {"name": "kd", "title": "Distilled student", "teacher": "teacher"}]
+    groups = {"a": 90.0, "b": 80.0}
+    runs = [
+        RunRecord(
+            a["name"], seed, "ok", metrics={"mixed": {"accuracy": 85.0 + seed, "group_accuracy": groups}}, cost={}
+        )
+        for a in arms
+        for seed in (0, 1)
+    ]
+    table = build_table(runs, arms, (), key="k", title="A Paper", scale="demo")
+    draw_plot(table, tmp_path / "a.svg")
+    words = comments(tmp_path / "a.svg")
+    for text in ("accuracy on mixed (%)", "Teacher", "Distilled student", "accuracy of every group on mixed (%)"):
+        assert text in words
+    assert "stored bytes" not in words
+    alone = build_table(runs, [{"name": "teacher", "title": "Teacher"}], (), key="k", title="A Paper", scale="demo")
+    draw_plot(alone, tmp_path / "b.svg")
+    assert "Teacher" not in comments(tmp_path / "b.svg").replace(
+        "A Paper", ""
+    )  # without a teacher the usual two panels
