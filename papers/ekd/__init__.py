@@ -1,0 +1,1 @@
+"""EKD: evaluation-oriented knowledge distillation (Huang et al., CVPR 2022)."""
