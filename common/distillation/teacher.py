@@ -74,9 +74,13 @@ class TeacherAnswers:
         if len(batch) == 2:
             return self.teacher(batch[0])
         _, _, index, flip = batch
+        return self.all(batch[0].device)[flip.long(), index]
+
+    def all(self, device: torch.device) -> Tensor:
+        """The answers [2, N, D] to all N training images, as they are and mirrored; collected on `device` when first asked."""
         if self._known is None:
-            self._known = self._collect(batch[0].device)
-        return self._known[flip.long(), index]
+            self._known = self._collect(device)
+        return self._known
 
     def forget(self) -> None:
         """Collect anew at the next batch: the teacher has other weights now."""
