@@ -47,6 +47,12 @@ class Indexed(pl.LightningDataModule):
         """The other's."""
         self.data.setup(stage)
 
+    @property
+    def train_labels(self) -> torch.Tensor:
+        """Labels int64 [N] of the training images, in stored order."""
+        labels: torch.Tensor = self._loader().dataset.labels
+        return labels
+
     def images(self, index: torch.Tensor, flip: bool) -> torch.Tensor:
         """The training images of the given index int64 [B] as a batch sees them, float32 [B, C, H, W]."""
         batches = self._loader().dataset

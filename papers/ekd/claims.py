@@ -8,6 +8,7 @@ decisions of single pairs, so that only seeds are resampled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from common.experiment.claims import Claim, Contrast, Quantity, conjunction, superior, within
 
@@ -32,7 +33,7 @@ def rkd_leads_the_others(rkd: str, others: Sequence[str], pair_set: str, metric:
 def gain_grows_as_fpr_falls(ekd: str, none: str, pair_set: str, metrics: Sequence[str]) -> Claim:
     """C2: EKD's gain over no distillation is larger at every next lower FPR; `metrics` from the highest FPR down."""
     tests = []
-    for high, low in zip(metrics, metrics[1:], strict=False):
+    for high, low in pairwise(metrics):
         terms = (
             (1.0, tpr(ekd, pair_set, low)),
             (-1.0, tpr(none, pair_set, low)),
@@ -54,7 +55,10 @@ def matching_instances_hurts(ekd: str, fitnet: str, none: str, pair_set: str, me
 
 def thresholds_and_hard_pairs_matter(ekd: str, three: str, random: str, pair_set: str, metric: str) -> Claim:
     """C4: six thresholds are not worse than three, hardest negatives not worse than random ones."""
-    parts = [within("", "", tpr(ekd, pair_set, metric), tpr(other, pair_set, metric), margin=0.0) for other in (three, random)]
+    parts = [
+        within("", "", tpr(ekd, pair_set, metric), tpr(other, pair_set, metric), margin=0.0)
+        for other in (three, random)
+    ]
     return conjunction("C4", "6 thresholds are not worse than 3, nor the hardest negatives than random ones", parts)
 
 
@@ -99,5 +103,22 @@ def gap_narrows(key: str, title: str, arm: str, none: str, pair_set: str) -> Cla
         f"{title} narrows the gap between the best and the worst group (ours, not the paper's)",
         Quantity(none, pair_set, "group_gap"),
         Quantity(arm, pair_set, "group_gap"),
+        source="suite",
+    )
+
+
+def features_lead_without_labels(features: str, relations: Sequence[str], pair_set: str) -> Claim:
+    """G2, ours: without labels, matching embeddings one by one beats every loss on relations."""
+    parts = [superior("", "", Quantity(features, pair_set), Quantity(r, pair_set), source="suite") for r in relations]
+    return conjunction("G2", "without labels L2 of unit embeddings beats every loss on relations", parts)
+
+
+def gap_widens(key: str, arm: str, teacher: str, pair_set: str) -> Claim:
+    """F (ours, not the paper's): the student's groups lie further apart than its teacher's."""
+    return superior(
+        key,
+        "a student of half the width has a wider gap between the groups than its teacher (ours, not the paper's)",
+        Quantity(arm, pair_set, "group_gap"),
+        Quantity(teacher, pair_set, "group_gap"),
         source="suite",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.experiment.arm import Arm, Phase
@@ -98,12 +98,17 @@ class Family:
         )
 
 
+def unlisted(arm: Arm) -> Arm:
+    """The same run under a name that no row of the table has."""
+    return replace(arm, name=f"trained_{arm.name}")
+
+
 def measured(arm: Arm, network: Spec, benchmark: Spec, reported: str | None) -> Arm:
     """The network that another arm has trained, measured on this paper's benchmark; nothing is trained."""
     return Arm(
         name=arm.name,
         title=arm.title,
-        method=spec("common.recognition.Pretrained", backbone=network, weights=WeightsOf(arm)),
+        method=spec("common.recognition.Pretrained", backbone=network, weights=WeightsOf(unlisted(arm))),
         data=arm.data,
         benchmark=benchmark,
         series=arm.series,

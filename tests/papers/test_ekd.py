@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from papers.ekd.method import EvaluationOrientedLoss, cosines, hard_rank, soft_rank
+from papers.ekd.method import EvaluationOrientedLoss
 
 Arrays = dict[str, np.ndarray]
 
