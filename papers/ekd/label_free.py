@@ -30,7 +30,7 @@ class LabelFree(FaceRecognizer):
         if self.answers is None or self.answers.data is not data:
             self.answers = TeacherAnswers(self.teacher, data)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         assert self.answers is not None
         s = self.network(batch[0])
         loss: Tensor = self.distillation(gather_rows(s), gather_rows(self.answers(batch)), None)

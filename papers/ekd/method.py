@@ -223,7 +223,7 @@ class EKD(FaceRecognizer):
             if hasattr(self.distillation, "prepare"):
                 self.distillation.prepare(self, data)  # type: ignore[operator]
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         images, labels, index, flip, general = batch
         s = self.network(images)
         t = self._teacher_of(images, labels, index, flip)
