@@ -1,0 +1,1 @@
+"""MaskInv (Huber et al., FG 2021)."""
