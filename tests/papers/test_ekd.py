@@ -1,4 +1,4 @@
-"""EKD's loss: the official values reproduced, and what would break if its ideas were left out."""
+"""EKD's loss: the official values, closed forms, and the batches that the official code does not survive."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ekd_embeddings import faces
 from torch import Tensor
 
-from papers.ekd.method import EvaluationOrientedLoss
+from papers.ekd.method import EvaluationOrientedLoss, hard_rank, soft_rank
 
 Arrays = dict[str, np.ndarray]
 
@@ -93,3 +94,103 @@ def test_the_rank_loss_alone(golden: Path) -> None:
     assert ours.grad is not None
     np.testing.assert_allclose(value.item(), data["loss"], rtol=1e-7)
     np.testing.assert_allclose(ours.grad.numpy(), data["grad_s"], rtol=1e-6, atol=1e-10)
+
+
+# --- closed forms ----------------------------------------------------------------------------------------------------
+
+
+def test_a_soft_rank_counts_the_thresholds_passed() -> None:
+    tau = torch.tensor([0.1, 0.3, 0.5], dtype=torch.float64)
+    c = torch.tensor([-1.0, 0.2, 0.3, 0.31, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0.0, 1.0, 1.5, 1 + 0.7310585786, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(soft_rank(c, tau, 0.01), expected, rtol=0, atol=1e-4)
+    assert hard_rank(c, tau).tolist() == [0, 1, 1, 2, 3]
+    far = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    soft_rank(far, torch.zeros(1, dtype=torch.float64), 0.01).sum().backward()
+    assert far.grad is not None
+    assert float(far.grad) == 0.0  # beyond the largest exponent there is no gradient
+
+
+def test_a_student_like_its_teacher_has_no_loss() -> None:
+    student, _, labels = faces()
+    assert float(official()(student, 4 * student, labels)) == 0.0  # only directions count
+
+
+def test_the_largest_loss_is_that_of_six_ranks() -> None:
+    """Every positive pair below all thresholds of the one network and above all of the other, and every negative pair too."""
+    loss = official()
+    loss.student_thresholds.fill_(-2.0)
+    loss.teacher_thresholds.fill_(2.0)
+    student, teacher, labels = faces()
+    assert float(loss(student, teacher, labels)) == pytest.approx(36 * 0.03, rel=1e-3)
+
+
+def test_only_pairs_near_a_threshold_have_a_gradient() -> None:
+    tau = torch.full((6,), 0.5, dtype=torch.float64)
+    ours = torch.tensor([-0.5, 0.1, 0.49, 0.9], dtype=torch.float64, requires_grad=True)
+    official().rank_loss(ours, torch.tensor([0.2, 0.3, 0.6, 0.7], dtype=torch.float64), tau, tau).backward()
+    assert ours.grad is not None
+    assert (ours.grad.abs() > 1e-6).tolist() == [False, False, True, False]
+
+
+# --- batches that the official code does not survive ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "negative"),
+    [([0, 1, 2, 3], False, True), ([5, 5, 5, 5], True, False), ([0, 0, 1, 2], True, True), ([3], False, False)],
+    ids=["no positive pair", "one identity", "both", "one image"],
+)
+@pytest.mark.parametrize("form", ["rank", "similarity", "indicator"])
+@pytest.mark.parametrize("anchor_init", ["zero", "first_batch"])
+def test_a_batch_without_pairs_of_a_kind(
+    labels: list[int], positive: bool, negative: bool, form: Any, anchor_init: Any
+) -> None:
+    loss = EvaluationOrientedLoss(form=form, anchor_init=anchor_init).double()
+    generator = torch.Generator().manual_seed(1)
+    student = torch.randn(len(labels), 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(len(labels), 5, generator=generator, dtype=torch.float64)
+    value = loss(student, teacher, torch.tensor(labels))
+    value.backward()
+    assert student.grad is not None
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()
+    assert bool(loss.student_thresholds.any()) == negative
+    if not positive and not negative:
+        assert value.item() == 0.0
+
+
+def test_thresholds_wait_for_negative_pairs() -> None:
+    loss = EvaluationOrientedLoss(anchor_init="first_batch").double()
+    student, teacher, labels = faces()
+    loss(student, teacher, torch.zeros_like(labels))
+    assert not loss.started
+    loss(student, teacher, labels)
+    assert loss.started
+
+
+@pytest.mark.parametrize("case", ["labels", "teacher"])
+def test_a_batch_of_unequal_lengths_is_refused(case: str) -> None:
+    student, teacher, labels = faces()
+    with pytest.raises(ValueError, match="expected equally many"):
+        official()(student, *((teacher, labels[:-1]) if case == "labels" else (teacher[:-1], labels)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divisors": ()}, "1 / FPR"),
+        ({"divisors": (100, 10)}, "rising"),
+        ({"divisors": (0, 10)}, "at least 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"momentum": 0.0}, "momentum in"),
+        ({"hardest": 0}, "hardest at least 1"),
+        ({"negatives": "easy"}, "hardest, random"),
+        ({"form": "soft"}, "rank, similarity, indicator"),
+        ({"anchor_init": "one"}, "zero, first_batch"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluationOrientedLoss(**options)
