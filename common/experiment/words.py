@@ -42,7 +42,15 @@ CLASSIFICATION = Words(
     people="images",
     group="class",
 )
-WORDS = {"verification": VERIFICATION, "classification": CLASSIFICATION}
+ATTRIBUTES = Words(
+    metric="error",
+    title="{} error",
+    protocol="Classification error in percent, mean over attributes; groups are demographic groups, not classes.",
+    items="decisions",
+    people="people",
+    group="group",
+)
+WORDS = {"verification": VERIFICATION, "classification": CLASSIFICATION, "attributes": ATTRIBUTES}
 
 
 def task_of(runs: Iterable[RunRecord]) -> str:
