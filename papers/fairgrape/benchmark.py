@@ -69,6 +69,7 @@ class AttributeBenchmark:
             own["by"][column] = _kept(self._decide(found, name, data, column, right, score))
             found.metrics.pop(name)
         own.update(equal_opportunity(outputs, labels, data))
+        own[STD_OF_CHANGE] = 0.0  # of the dense network itself
         if self.dense is not None:
             before = copy.deepcopy(network)
             load_weights(before, self.dense)

@@ -96,7 +96,7 @@ def _smoke() -> TablePlan:
     )
     arms = [*_grid(family, 50, (75,), ("uniform", "complexity", "official", "relative")), two.dense]
     arms += [two.pruned("fairgrape", 75), two.pruned("grasp", 75)]
-    return _table(arms, (), "a few steps on generated faces: shows that all runs, its numbers mean nothing", (0,), True)
+    return _table(arms, (), "a few steps on generated faces: shows that all runs, its numbers mean nothing", (0,))
 
 
 def _demo() -> TablePlan:
