@@ -106,7 +106,7 @@ def grasp_scores(
         product = [torch.zeros_like(weight) for weight in weights]
         for half in halves:
             z = sum((a * b).sum() for a, b in zip(g, gradients(half, graph=True), strict=True))
-            for total, part in zip(product, torch.autograd.grad(z, weights), strict=True):  # type: ignore[arg-type]
+            for total, part in zip(product, torch.autograd.grad(z, weights), strict=True):
                 total += part
     scores = {name: -w.detach() * h for name, w, h in zip(names, weights, product, strict=True)}
     norm = float(sum(score.double().sum() for score in scores.values()))

@@ -141,7 +141,7 @@ def _greedy(
 ) -> npt.NDArray[np.bool_]:
     """(3) over the survivors: bool [N]."""
     selected = np.zeros(raw.shape[1], dtype=np.uint8)
-    taken = memoryview(selected)  # the same bytes; single ones are read and written five times as fast
+    taken = memoryview(selected.data)  # the same bytes; single ones are read and written five times as fast
     # Where the group is chosen before every candidate, those already selected change nothing and are left out early.
     known = None if extra_candidates else selected
     queues = [_queue(g, raw, ranked, target, literal, known) for g in range(len(raw))]

@@ -169,9 +169,15 @@ RATES = (1e-4, 1e-5, 1e-6)
 
 
 def _setting(
-    key: str, title: str, network: Spec, data: Spec, epochs: tuple[int, ...], keep: float = 0.9, **options: object
+    key: str,
+    title: str,
+    network: Spec,
+    data: Spec,
+    epochs: tuple[int, ...],
+    keep: float = 0.9,
+    columns: tuple[str, ...] = (),
+    **recipe: int,
 ) -> Family:
-    columns = options.pop("columns", ())
     return Family(
         f"{key}_",
         title,
@@ -182,9 +188,9 @@ def _setting(
         keep,
         3,
         1e-5,
-        tuple(columns),
-        dict(options),
-        reported=key,  # type: ignore[call-overload]
+        columns=columns,
+        recipe=dict(recipe),
+        reported=key,
     )
 
 
@@ -196,7 +202,7 @@ def _paper_settings() -> list[tuple[Family, tuple[int, ...]]]:
     celeba = spec("datasets.celeba.CelebA", root=DataRoot(), **paper)
     people = spec("datasets.imagenet_people.ImageNetPeople", root=DataRoot(), **paper)
     thirteen = (13, 3, 3)
-    found = []
+    found: list[tuple[Family, tuple[int, ...]]] = []
     for target, outputs in (("race", 7), ("gender", 2), (both, 14)):
         key = {both: "joint"}.get(target, target)
         data = _fairface(target, 224, split="pooled", **paper)
