@@ -119,25 +119,23 @@ def tail(
     embedding_size: int,
     input_size: tuple[int, int],
     groups: int | None = None,
-    affine: bool = True,
     activation: str = "prelu",
 ) -> nn.Sequential:
     """From the last map to the embedding: 1 x 1, a kernel as large as the map, 1 x 1: [B, C, H / 16, W / 16] -> [B, D].
 
     Args:
         groups: of the large kernel; None is depthwise (the final network; the search's has 128 groups of 4 channels).
-        affine: whether the batch normalisations scale and shift.
     """
     kernel = (input_size[0] // 16, input_size[1] // 16)
     return nn.Sequential(
         activation_layer(activation, in_channels),
         nn.Conv2d(in_channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        nn.BatchNorm2d(channels),
         activation_layer(activation, channels),
         nn.Conv2d(channels, channels, kernel, groups=groups or channels, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        nn.BatchNorm2d(channels),
         nn.Conv2d(channels, embedding_size, 1, bias=False),
-        nn.BatchNorm2d(embedding_size, affine=affine),
+        nn.BatchNorm2d(embedding_size),
         nn.Flatten(),
     )
 

@@ -196,9 +196,9 @@ def make_reported(entry: Mapping[str, Any]) -> Reported:
 
 
 def _cell(ok: Sequence[RunRecord], key: str, bits: float | None) -> Cell:
-    """A number over seeds; empty, not undefined, on a set that the arm was not measured on."""
-    pair_set = key.rpartition(":")[0]
-    on = [run for run in ok if not pair_set or pair_set in run.metrics]
+    """A number over seeds; empty, not undefined, on a set that the arm was not measured on, and where it does not apply."""
+    pair_set, _, metric = key.rpartition(":")
+    on = [run for run in ok if not pair_set or metric in run.metrics.get(pair_set, {})]
     return cell([(run.seed, _value(run, key, bits)) for run in on])
 
 

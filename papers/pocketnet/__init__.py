@@ -1,0 +1,1 @@
+"""PocketNet (Boutros et al., IEEE Access 2022)."""
