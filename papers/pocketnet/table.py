@@ -51,12 +51,14 @@ class Sizes:
 
     Attributes:
         small, medium: options of both networks; a C of the medium one is twice the small one's.
+        mobile: options of the MobileFaceNet of about the small one's size, which C6 compares it with.
         supernet: options of the network that is searched; faces: of the generated faces it is searched on.
         search_epochs, search_batch: of the search.
     """
 
     small: dict[str, Any]
     medium: dict[str, Any]
+    mobile: dict[str, Any]
     supernet: dict[str, Any]
     faces: dict[str, Any]
     search_epochs: int
@@ -84,8 +86,7 @@ def _embedded_arms(setting: FaceSetting, sizes: Sizes) -> tuple[Arm, ...]:
     )
     return (
         school.teacher,
-        setting.student(title="MobileFaceNet, no KD"),
-        school.multi("mobile_multi", "MobileFaceNet", setting.student_network, "student"),
+        school.multi("mobile_multi", "MobileFaceNet", setting.student_network.replace(**sizes.mobile)),
         school.watched("s_none", "PocketNetS", small),
         school.final("s_final", "PocketNetS", small, "s_none"),
         school.multi("s_multi", "PocketNetS", small, "s_none"),
@@ -127,6 +128,7 @@ def _demo() -> TablePlan:
     sizes = Sizes(
         small={"channels": 4, "cells": 5, **shared},
         medium={"channels": 8, "cells": 4, **shared},
+        mobile={"width": 0.25, "blocks": (1, 1, 1)},
         supernet={"channels": 4, "cells": 4, **shared, "input_size": 32},
         faces=_faces(32, 100, 12),
         search_epochs=5,
@@ -149,6 +151,7 @@ def _smoke() -> TablePlan:
     sizes = Sizes(
         small={"channels": 2, "cells": 5, **shared},
         medium={"channels": 4, "cells": 4, **shared},
+        mobile={},
         supernet={"channels": 2, "cells": 4, **shared},
         faces=_faces(32, 16, 4),
         search_epochs=1,
@@ -170,6 +173,7 @@ def _lab() -> TablePlan:
     sizes = Sizes(
         small={"channels": 16, "cells": 18},
         medium={"channels": 32, "cells": 9},
+        mobile={"width": 1.0},
         supernet={},
         faces=_faces(112, 1000, 20),
         search_epochs=10,
@@ -205,7 +209,7 @@ def _real() -> TablePlan:
         benchmark=spec("common.evaluation.benchmark.VerificationBenchmark", **protocol),
         series="teacher",
     )
-    data = spec("datasets.indexed.Indexed", data=spec("datasets.unlabelled.Unlabelled", train=fairface, test=lfw))
+    data = spec("datasets.indexed.Indexed", data=spec("datasets.combined.TrainTest", train=fairface, test=lfw))
     recipe: dict[str, Any] = {
         "classification_weight": 0.0,
         "lr": 0.1,
