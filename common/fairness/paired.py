@@ -3,9 +3,11 @@
 Drops are counted against the uncompressed model *of the same seed*, on the same pairs or images, and every draw of the
 bootstrap takes the same people for both: what the two models share cancels. Percent points; positive = lost.
 
-An effect is a mean over S paired seeds. Its variance is s^2 / S over seeds (what another training would change) plus the
-variance of the draws (what other people would change); its interval is that of Student's distribution with
-Satterthwaite's degrees of freedom, S - 1 if only seeds vary and many if mostly people do.
+An effect is a mean over S paired seeds. Its margin has two parts, which are added in quadrature: over people (the normal
+quantile times the standard deviation of the draws) and over training (Student's quantile with S - 1 degrees of freedom
+times s / sqrt S). Simulated with 2, 3 and 5 seeds and any ratio of the two parts, errors stay at or below 5, 1 and 0.1 %
+alike; Satterthwaite's approximation, with three seeds and mostly training noise, errs ten times as often as it says at
+0.1 %, which is where corrections for many comparisons look.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from common.fairness import summary
 from common.fairness.bootstrap import accuracy_draws, weight_blocks
@@ -23,6 +25,7 @@ from common.fairness.groups import FEWEST_SUBJECTS, BoolArray, FloatArray, check
 from common.fairness.multiplicity import holm
 
 DRAWS = 2000
+SMALLEST_P = 1e-12
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,34 @@ def effect(point: npt.ArrayLike, draws: npt.ArrayLike, level: float = 0.95, corr
     people = float(kept.var())
     training = float(value.var(ddof=1)) / seeds if seeds > 1 else 0.0
     reason = ONE_SEED if seeds == 1 else None
-    error = float(np.sqrt(people + training))
-    if error < 1e-12:
+    if people + training < 1e-24:
         p = 1.0 if abs(centre) < 1e-12 else 1 / (1 + mean.size)
         return Effect(estimate, centre, centre, p, reason=reason or "the same in every draw and at every seed")
-    freedom = (seeds - 1) * (error**2 / training) ** 2 if training > 0 else np.inf
-    radius = float(stats.t.isf((1 - level) / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(centre) / error, freedom))
-    return Effect(estimate, centre - radius, centre + radius, p, reason=reason)
+    radius = float(_margin((1 - level) / 2, people, training, seeds))
+    return Effect(
+        estimate, centre - radius, centre + radius, _p_value(abs(centre), people, training, seeds), reason=reason
+    )
+
+
+def _margin(tail: float, people: npt.ArrayLike, training: npt.ArrayLike, seeds: int) -> FloatArray:
+    """Half width of the interval that leaves ``tail`` on each side; people and training are variances of the mean."""
+    over_people = special.ndtri(tail) ** 2 * np.asarray(people, dtype=np.float64)
+    if seeds < 2:
+        return np.asarray(np.sqrt(over_people))
+    return np.asarray(
+        np.sqrt(over_people + special.stdtrit(seeds - 1, tail) ** 2 * np.asarray(training, dtype=np.float64))
+    )
+
+
+def _p_value(distance: float, people: float, training: float, seeds: int) -> float:
+    """Two-sided level at which the interval of an effect just touches a point this far away."""
+    low, high = SMALLEST_P / 2, 0.5
+    if distance >= _margin(low, people, training, seeds):
+        return SMALLEST_P
+    for _ in range(60):  # of the logarithm: p-values are compared by ratios
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if distance >= _margin(middle, people, training, seeds) else (middle, high)
+    return 2 * high
 
 
 @dataclass(frozen=True)

@@ -109,3 +109,22 @@ def test_three_seeds_have_two_degrees_of_freedom_when_only_they_vary():
     assert found.p == pytest.approx(0.0741799, rel=1e-4)
     people = paired.effect([2.0], 2 + np.random.default_rng(0).normal(size=(4000, 1)))
     assert people.high - people.value == pytest.approx(1.96, abs=0.05)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 4.0], ids=["people only", "both", "mostly training"])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_errors_stay_below_their_level_far_into_the_tails(seeds, ratio):
+    rng = np.random.default_rng(4)
+    training = ratio * np.sqrt(seeds) * rng.normal(size=(20_000, seeds))
+    distance = abs(training.mean(axis=1) + rng.normal(size=20_000))
+    variance = training.var(axis=1, ddof=1) / seeds
+    for level, most in ((0.05, 1100), (0.01, 245), (0.001, 35)):  # 1,000, 200 and 20 expected at the worst
+        assert np.count_nonzero(distance > paired._margin(level / 2, 1.0, variance, seeds)) <= most, level
+
+
+def test_the_p_value_is_where_the_interval_touches():
+    for people, training, seeds in ((1.0, 0.0, 1), (1.0, 2.0, 3), (0.0, 1.0, 2)):
+        p = paired._p_value(3.0, people, training, seeds)
+        assert paired._margin(p / 2, people, training, seeds) == pytest.approx(3.0, rel=1e-6)
+    assert paired._p_value(1e6, 1.0, 0.0, 1) == paired.SMALLEST_P
+    assert paired._p_value(0.0, 1.0, 1.0, 3) == pytest.approx(1.0)
