@@ -268,12 +268,13 @@ class MaskedFaces(pl.LightningDataModule):
 
     def _under_protocols(self, part: str, known: dict[str, PairSet]) -> dict[str, PairSet]:
         if part not in self._pair_sets:
-            absent = sorted(set(self.sets) - set(known))
-            if absent and known:
+            names = self.sets if known else ()  # a data module may have no validation sets
+            absent = sorted(set(names) - set(known))
+            if absent:
                 raise ValueError(f"There is no pair set {', '.join(absent)}; there are {', '.join(known)}.")
             pools: dict[int, WithMasks] = {}
             found = {}
-            for name in self.sets or tuple(known):
+            for name in names or tuple(known):
                 pairs = known[name]
                 pool = pools.setdefault(id(pairs.images), self._with_masks(pairs.images))
                 for protocol in self.protocols:
