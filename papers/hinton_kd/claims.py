@@ -79,7 +79,7 @@ def small_students_want_lower_temperatures(
 
 
 def soft_targets_overfit_less(soft: str, hard: str, percent: int) -> Claim:
-    """C5: with a few percent of the transfer set the gap between training and test accuracy is smaller, and the test accuracy higher."""
+    """C5: on a few percent of the transfer set the gap between training and test is smaller, the test accuracy higher."""
     gap = ((1.0, on(hard, part=TRAIN)), (-1.0, on(hard)), (-1.0, on(soft, part=TRAIN)), (1.0, on(soft)))
     better = ((1.0, on(soft)), (-1.0, on(hard)))
     text = f"with {percent} % of the transfer set, soft targets overfit less than hard ones and give the better student"

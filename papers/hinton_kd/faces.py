@@ -112,7 +112,5 @@ def class_means(answers: TeacherAnswers, labels: Tensor, classes: int) -> Tensor
     counts = torch.bincount(labels, minlength=classes)
     if bool((counts == 0).any()):
         raise ValueError(f"the identity {int(counts.argmin())} has no training image, so that it has no centre")
-    index = torch.arange(len(labels), device=labels.device)
-    sides = [F.normalize(answers((labels, labels, index, torch.full_like(index, flip)))) for flip in (0, 1)]
-    both = sides[0] + sides[1]
+    both = F.normalize(answers.all(labels.device), dim=2).sum(dim=0)
     return F.normalize(both.new_zeros(classes, both.shape[1]).index_add_(0, labels, both))

@@ -51,9 +51,7 @@ def k_means(points: Tensor, count: int, generator: torch.Generator, restarts: in
         for _ in range(ITERATIONS):
             distances = torch.cdist(points, centres).square()
             owner = distances.argmin(dim=1)
-            for cluster in range(count):
-                if not bool((owner == cluster).any()):
-                    owner[distances.gather(1, owner[:, None]).argmax()] = cluster
+            _fill(owner, distances, count)
             moved = torch.stack([points[owner == cluster].mean(dim=0) for cluster in range(count)])
             if torch.equal(moved, centres):
                 break
@@ -62,6 +60,15 @@ def k_means(points: Tensor, count: int, generator: torch.Generator, restarts: in
         if spread < least:
             best, least = owner, spread
     return best
+
+
+def _fill(owner: Tensor, distances: Tensor, count: int) -> None:
+    """Give every empty cluster the point that lies farthest from its own centre, in place."""
+    for cluster in range(count):
+        sizes = torch.bincount(owner, minlength=count)
+        if not sizes[cluster]:
+            far = distances.gather(1, owner[:, None]).squeeze(1).masked_fill(sizes[owner] == 1, -1.0)
+            owner[far.argmax()] = cluster
 
 
 def _starts(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -217,7 +224,7 @@ class Specialists(L.LightningModule):
     def cluster(self, data: Any) -> None:
         """Equation (8): which classes belong to which specialist, and where each starts."""
         network = self.network
-        network.eval()
+        network.generalist.eval()
         batches = [network.generalist(x.to(self.device)) for x, _ in data.loader("train", 1000)]
         probabilities = torch.softmax(torch.cat(batches), dim=1).cpu()
         seed = derived_seed(torch.initial_seed() % 2**31, "k-means")
@@ -225,6 +232,7 @@ class Specialists(L.LightningModule):
         labels = data.training_labels().cpu()
         shares = torch.stack([own[labels].double().mean() for own in members]).float()
         network.assign(members.to(self.device), shares.to(self.device))
+        network.train()
 
     def on_fit_start(self) -> None:
         """Sort the training images into those of each specialist and the others."""

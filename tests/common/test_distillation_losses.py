@@ -34,9 +34,9 @@ def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("t", "value"), [(1, 1.685124), (2, 2.073816), (4, 2.154541), (100, 2.115369)])
+@pytest.mark.parametrize(("t", "value"), [(1, 1.685124), (2, 2.073816), (4, 2.154541), (100, 2.115159)])
 def test_kd_of_three_classes(t: float, value: float) -> None:
-    assert float(response.kd_loss(Z, V, t)) == pytest.approx(value, abs=2e-5)
+    assert float(response.kd_loss(Z.double(), V.double(), t)) == pytest.approx(value, abs=1e-6)
 
 
 def test_kd_tends_to_matching_centred_logits() -> None:
@@ -70,7 +70,7 @@ def test_kd_is_invariant_as_a_divergence_is() -> None:
     ):
         torch.testing.assert_close(again, value)
     assert float(response.kd_loss(z, z, 3.0)) == 0
-    assert torch.count_nonzero(gradient(lambda s: response.kd_loss(s, z, 3.0), z)) == 0
+    assert float(gradient(lambda s: response.kd_loss(s, z, 3.0), z).abs().max()) < 1e-15
     assert float(gradient(lambda s: response.kd_loss(s, v, 3.0), z).sum(1).abs().max()) < 1e-12
 
 
@@ -88,7 +88,9 @@ def test_soft_cross_entropy_differs_by_the_teachers_entropy_alone() -> None:
 def test_the_element_mean_is_smaller_by_the_number_of_classes() -> None:
     z, v = draw(6, 5), draw(6, 5, seed=1)
     torch.testing.assert_close(response.kd_loss(z, v, 2.0, "mean") * 5, response.kd_loss(z, v, 2.0))
-    torch.testing.assert_close(response.soft_cross_entropy(z, v, 2.0, "mean") * 5, response.soft_cross_entropy(z, v, 2.0))
+    torch.testing.assert_close(
+        response.soft_cross_entropy(z, v, 2.0, "mean") * 5, response.soft_cross_entropy(z, v, 2.0)
+    )
 
 
 def test_ensembles_average_probabilities_and_not_logits() -> None:
@@ -98,7 +100,9 @@ def test_ensembles_average_probabilities_and_not_logits() -> None:
     of_logits = torch.softmax((a + b) / 4, 1)
     assert not torch.allclose(found, of_logits, atol=1e-3)
     torch.testing.assert_close(response.ensemble_probabilities([a, b], 2.0, "geometric"), of_logits)
-    torch.testing.assert_close(response.kd_loss_to(a, response.ensemble_probabilities([b], 2.0), 2.0), response.kd_loss(a, b, 2.0))
+    torch.testing.assert_close(
+        response.kd_loss_to(a, response.ensemble_probabilities([b], 2.0), 2.0), response.kd_loss(a, b, 2.0)
+    )
 
 
 def test_decoupled_kd_is_kd_where_its_weights_are_those_of_the_teacher() -> None:
@@ -180,7 +184,19 @@ def test_correlations_with_more_terms_tend_to_the_gaussian_kernel() -> None:
         (lambda: relation.correlation_congruence(Z, V, terms=1), "at least 2"),
         (lambda: CRD(4, 4, images=0), "images is 0"),
     ],
-    ids=["classes", "temperature", "reduction", "ensemble", "dkd", "cosine", "squared", "hint", "regressor", "cckd", "crd"],
+    ids=[
+        "classes",
+        "temperature",
+        "reduction",
+        "ensemble",
+        "dkd",
+        "cosine",
+        "squared",
+        "hint",
+        "regressor",
+        "cckd",
+        "crd",
+    ],
 )
 def test_bad_input_is_said(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -194,7 +210,7 @@ def test_the_variance_of_vid_is_trained_and_stored() -> None:
     missing = [name for name, parameter in vid.named_parameters() if parameter.grad is None]
     assert not missing
     assert float(vid.log_scale.grad.abs().min()) > 0  # type: ignore[union-attr]
-    assert float(F.softplus(vid.log_scale[0]) + vid.eps) == pytest.approx(5.0)
+    assert float(F.softplus(vid.log_scale[0].detach()) + vid.eps) == pytest.approx(5.0)
 
 
 def test_vid_at_its_mean_is_half_the_logarithm_of_the_variance() -> None:
@@ -203,7 +219,7 @@ def test_vid_at_its_mean_is_half_the_logarithm_of_the_variance() -> None:
     mean = student
     for index, conv in enumerate(vid.convs):
         mean = conv(mean if index == 0 else F.relu(mean))
-    assert float(vid(student, mean)) == pytest.approx(0.5 * math.log(5.0), abs=1e-5)
+    assert float(vid(student, mean).detach()) == pytest.approx(0.5 * math.log(5.0), abs=1e-5)
 
 
 def test_crd_resumes_with_its_memories_and_its_constants() -> None:
