@@ -14,7 +14,7 @@ OPTIONS = --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms "
           $(foreach setting,$(SLURM),--slurm $(setting))
 
 .DEFAULT_GOAL := help
-.PHONY: help list doctor setup test lint types fuzz redraw data clean $(PAPERS)
+.PHONY: help list doctor setup test lint types fuzz redraw fairness data clean $(PAPERS)
 
 help: ## this text
 	@echo "make <paper> [SCALE=smoke|demo|real|lab|paper] [SEEDS=0,1,2] [DATA=/path] [JOBS=2] [THREADS=1] [DEVICES=1]"
@@ -49,6 +49,9 @@ $(PAPERS): $(VENV)/.ready
 
 redraw: $(VENV)/.ready ## draw every committed table, plot and verdict again from results/, without training
 	@$(PY) -m papers redraw
+
+fairness: $(VENV)/.ready ## does compression hurt the already disadvantaged? one table and figure from results/, without training
+	@$(PY) -m papers fairness
 
 data: ## data sets: what they are, their terms, how to get them, whether they are there (DATA=/path)
 	@$(PYTHON) -m datasets $(if $(DATA),--root $(DATA))

@@ -3,6 +3,7 @@
 python -m papers <paper> [--scale demo] [--seeds 0,1,2] [--data /path] ...    reproduce a table
 python -m papers list [--json]                                                what there is
 python -m papers redraw [<paper> ...]                                         tables and plots from results/, nothing is trained
+python -m papers fairness [<paper> ...]                                       does compression hurt the already disadvantaged?
 python -m papers doctor                                                       what is wrong here, and what to do about it
 python -m papers.<paper> fit --help                                           train the method on your own data
 """
@@ -24,7 +25,7 @@ from papers.registry import SCALES, Paper, PaperError, find_papers, get_paper, n
 from papers.staleness import TableState, inspect_table
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("list", "redraw", "doctor")
+COMMANDS = ("list", "redraw", "fairness", "doctor")
 STALE = ("renew", "keep")
 LAUNCHERS = ("local", "slurm")
 
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _list(arguments[1:])
         if arguments[:1] == ["redraw"]:
             return _redraw(arguments[1:])
+        if arguments[:1] == ["fairness"]:
+            from papers.fairness import main as fairness
+
+            return fairness(arguments[1:])
         if arguments[:1] == ["doctor"]:
             from papers.doctor import main as doctor
 
