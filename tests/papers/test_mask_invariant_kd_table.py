@@ -12,7 +12,7 @@ from torch import nn
 
 from common.distillation.teacher import Teacher
 from common.experiment.arm import plan_runs
-from common.experiment.spec import Place, build
+from common.experiment.spec import Place, WeightsOf, build
 from datasets.face_masks import FaceMasks, fixed_looks
 from datasets.masked_pairs import PROTOCOLS, WithMasks, under_protocol
 from datasets.pairs import PairSet
@@ -44,7 +44,7 @@ def test_squared_distance_of_unit_templates() -> None:
 
 
 class Sets:
-    """Twenty faces of noise, ten people of two groups, under every protocol."""
+    """Forty faces of noise, twenty people and as many pairs, under every protocol."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -53,11 +53,8 @@ class Sets:
         second = np.concatenate([second[:10], np.roll(second[10:], 1)])
         subject = np.arange(40) // 2
         same, fold = subject[first] == subject[second], np.tile(np.arange(10), 2)
-        pairs = (
-            PairSet("set", faces, first, second, same, fold, subject, np.zeros(20), ("all",))
-            if False
-            else PairSet("set", faces, first, second, same, fold, subject, np.zeros(20, dtype=int), ("all",))
-        )
+        group = np.zeros(20, dtype=int)
+        pairs = PairSet("set", faces, first, second, same, fold, subject, group, ("all",))
         images = WithMasks(faces, FaceMasks(SIZE, SIZE), fixed_looks(40, (1,)))
         self.sets = {}
         for protocol in PROTOCOLS:
@@ -132,8 +129,6 @@ def test_every_arm_of_every_scale_is_complete_and_can_be_judged(scale: str, tmp_
 
 
 def test_arms_of_the_demo_are_built_as_they_are_named() -> None:
-    from common.experiment.spec import WeightsOf
-
     def built(name: str) -> Any:
         arm = next(arm for arm in plan("smoke").arms if arm.name == name)
         options = dict(arm.method.options)
