@@ -29,7 +29,7 @@ TASKS = {
     "mouth": Task("mouth", ("closed", "open")),
     "smile": Task("smile", ("no", "smile")),
 }
-DEGRADED = {"planted": (1.0, 1.5, 2.2, 3.0), "appearance": (1.0,) * 4, "identical": (1.0,) * 4}
+DEGRADED = {"planted": (1.0, 2.0, 3.5, 5.0), "appearance": (1.0,) * 4, "identical": (1.0,) * 4}
 GENERATED_MEAN, GENERATED_STD = (0.5,), (0.25,)
 
 

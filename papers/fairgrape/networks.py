@@ -20,7 +20,7 @@ class SmallResNet(nn.Module):
         outputs: logits of all tasks. widths: channels of the stages. blocks: of each.
     """
 
-    def __init__(self, outputs: int, widths: Sequence[int] = (16, 32, 64), blocks: int = 1) -> None:
+    def __init__(self, outputs: int, widths: Sequence[int] = (12, 24, 48), blocks: int = 1) -> None:
         super().__init__()
         channels = widths[0]
         self.conv1 = nn.Conv2d(3, channels, 3, 2, 1, bias=False)
