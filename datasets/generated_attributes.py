@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.attributes import AttributeImages, AttributePart, Task
+from datasets.attribute_batches import AttributePart
+from datasets.attributes import AttributeImages, Task
 from datasets.generated.cache import cached
 from datasets.generated.faces import CHUNK, RANGE, apportion, planted
 from datasets.generated.identity import Group, person, stream

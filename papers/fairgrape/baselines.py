@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.pruning.scores import connection_sensitivity, magnitude, random_scores, undisturbed
 from common.pruning.selection import keep_largest, select_globally
+from papers.fairgrape.greedy import Selection, shares
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 Masks = dict[str, Tensor]
@@ -132,3 +133,39 @@ def grasp_selection(
         own = xavier_redrawn(network, [name for name in names if name in linear], seed)
     scores = grasp_scores(own, names, batch, loss)
     return select_globally({name: -score for name, score in scores.items()}, sparsity, rounding="nearest_pruned")
+
+
+def class_balanced(labels: Tensor, classes: Sequence[int], samples: int, seed: int) -> Tensor:
+    """Which training images GraSP scores on: as many of every class, sorted by class; of several tasks, one with each attribute.
+
+    Args:
+        labels: int64 [N, T]. classes: of each task. samples: images a class. seed: of the draw.
+
+    Returns:
+        Index int64 [M].
+
+    Raises:
+        ValueError: a class has too few training images.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    wanted = [(t, 1, 1) for t in range(len(classes))]
+    if len(classes) == 1:
+        wanted = [(0, c, samples) for c in range(classes[0])]
+    chosen = []
+    for task, label, count in wanted:
+        having = order[labels[order, task] == label][:count]
+        if len(having) < count:
+            raise ValueError(
+                f"GraSP needs {count} training images of class {label} of task {task}, and there are {len(having)}; lower "
+                "samples_per_class"
+            )
+        chosen.append(having)
+    return torch.cat(chosen)
+
+
+def distances(importance: Tensor, found: Selection, count: int, alive: Tensor) -> tuple[float, float, float]:
+    """max_g |s_g - T_g| of a selection and of the importance mask of its size, and max_g |s_g - 1/G| of the selection."""
+    plain = keep_per_layer({"": importance.sum(dim=0)}, {"": count}, {"": alive})[""]
+    kept = shares(importance[:, plain].double().cpu().numpy())
+    equal = 1 / len(found.share)
+    return found.deviation, float(abs(kept - found.target).max()), float(abs(found.share - equal).max())

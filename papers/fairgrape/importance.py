@@ -143,6 +143,16 @@ def group_losses(network: nn.Module, batches: Iterable[Batch], groups: int, loss
     return total / seen
 
 
+def mean_loss(network: nn.Module, batches: Iterable[Batch], loss: TaskLoss) -> float:
+    """Mean loss under the network as at inference.
+
+    Raises:
+        ValueError: no batch.
+    """
+    everyone = ((images, labels, torch.zeros_like(group)) for images, labels, group in batches)
+    return float(group_losses(network, everyone, 1, loss))
+
+
 def _on_device(batches: Iterable[Batch], device: torch.device) -> Iterable[Batch]:
     for images, labels, group in batches:
         yield images.to(device), labels.to(device), group.to(device)

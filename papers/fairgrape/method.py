@@ -38,14 +38,16 @@ from common.experiment.callbacks import derived_seed
 from common.pruning import KeptState, Masks, rounds_to_reach
 from common.weights import load_weights
 from papers.fairgrape.baselines import (
+    class_balanced,
+    distances,
     grasp_selection,
     keep_per_layer,
     random_selection,
     snip_selection,
     weight_selection,
 )
-from papers.fairgrape.greedy import Ranking, Selection, layer_counts, select_layer, shares
-from papers.fairgrape.importance import Batch, group_importance, group_losses, official_importance
+from papers.fairgrape.greedy import Ranking, layer_counts, select_layer
+from papers.fairgrape.importance import Batch, group_importance, group_losses, mean_loss, official_importance
 
 Criterion = Literal["none", "fairgrape", "importance", "weight_selection", "lottery", "snip", "grasp", "random"]
 ITERATIVE = ("fairgrape", "importance", "lottery")
@@ -178,7 +180,8 @@ class FairGRAPE(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep the weights of the smallest validation loss, of the stage and of all stages."""
-        loss = self._validation_loss(self.trainer.datamodule)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        loss = mean_loss(self.network, data.batches("validation"), self.task_loss)
         if loss < float(self.stage_loss):
             self.stage_loss.fill_(loss)
             self.stage_state.keep(self.network)
@@ -194,19 +197,6 @@ class FairGRAPE(L.LightningModule):
     def take_best(self, data: Any = None) -> None:
         """End with the best of the stages."""
         self.best_state.restore(self.network, self.masks)
-
-    @torch.no_grad()
-    def _validation_loss(self, data: Any) -> float:
-        modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        total, seen = 0.0, 0
-        for images, labels, _ in data.batches("validation"):
-            outputs = self.network(images.to(self.device))
-            total += float(self.task_loss(outputs, labels.to(self.device))) * len(labels)
-            seen += len(labels)
-        for module, training in modes.items():
-            module.training = training
-        return total / seen
 
     # --- pruning -----------------------------------------------------------------------------------------------------------
 
@@ -267,7 +257,7 @@ class FairGRAPE(L.LightningModule):
                 self.masks.weights[name],
             )
             masks[name] = found.mask.to(layer.device)
-            noted.append(_distances(layer, found, counts[name], alive[name]))
+            noted.append(distances(layer, found, counts[name], alive[name]))
         self.deviations[int(self.rounds_done)] = torch.tensor(noted, dtype=torch.float64).mean(dim=0)
         return masks
 
@@ -289,40 +279,15 @@ class FairGRAPE(L.LightningModule):
             yield images.to(self.device), labels.to(self.device), group.to(self.device)
 
     def _class_balanced(self, data: Any) -> tuple[Tensor, Tensor]:
-        """GraSP's batch: as many training images of every class, sorted by class; of several tasks, one with each attribute.
-
-        Raises:
-            ValueError: a class has too few training images.
-        """
+        """GraSP's batch, see `baselines.class_balanced`."""
         labels = data.part("train").labels
-        generator = torch.Generator().manual_seed(self._seed("class batch"))
-        order = torch.randperm(len(labels), generator=generator)
-        wanted = [(t, 1, 1) for t in range(len(self.classes))]
-        if len(self.classes) == 1:
-            wanted = [(0, c, self.samples_per_class) for c in range(self.classes[0])]
-        chosen = []
-        for task, label, count in wanted:
-            having = order[labels[order, task] == label][:count]
-            if len(having) < count:
-                raise ValueError(
-                    f"GraSP needs {count} training images of class {label} of task {task}, and there are {len(having)}; "
-                    "lower samples_per_class"
-                )
-            chosen.append(having)
-        images, own, _ = next(data.batches("train", 10**6, torch.cat(chosen)))
+        chosen = class_balanced(labels, self.classes, self.samples_per_class, self._seed("class batch"))
+        images, own, _ = next(data.batches("train", len(labels), chosen))
         return images.to(self.device), own.to(self.device)
 
     def _seed(self, what: str) -> int:
         """Of one of the method's draws; the run's seed stands in the global generator, which a phase starts anew."""
         return derived_seed(torch.initial_seed() % 2**31, what)
-
-
-def _distances(importance: Tensor, found: Selection, count: int, alive: Tensor) -> tuple[float, float, float]:
-    """max_g |s_g - T_g| of a selection and of the importance mask of its size, and max_g |s_g - 1/G| of the selection."""
-    plain = keep_per_layer({"": importance.sum(dim=0)}, {"": count}, {"": alive})[""]
-    kept = shares(importance[:, plain].double().cpu().numpy())
-    equal = 1 / len(found.share)
-    return found.deviation, float(abs(kept - found.target).max()), float(abs(found.share - equal).max())
 
 
 def _check(criterion: str, target: str, importance: str, norms: str, dense: str | None) -> None:
