@@ -8,6 +8,7 @@ ground truth.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -142,15 +143,19 @@ class AttributeImages(pl.LightningDataModule):
                     f"Codes of {column} in the {name} part lie in {int(codes.min())}..{int(codes.max())}; {len(names)} "
                     f"groups ({', '.join(names)}) need 0..{len(names) - 1}, or -1 for none."
                 )
-        if name != "test":  # there, a group without an image is reported as undefined
-            sizes = np.bincount(_combined(part, self.group, self.columns).clip(min=-1) + 1, minlength=1)
-            sizes = np.pad(sizes, (0, len(self.group_names) + 1 - len(sizes)))[1:]
-            empty = [group for group, size in zip(self.group_names, sizes, strict=True) if not size]
-            if empty:
-                raise ValueError(
-                    f"The {name} part of {type(self).__name__} has no image of {self.group} {', '.join(empty)}: nothing "
-                    "can be kept for a group, or chosen for it, that is not there. Choose another group column."
-                )
+        sizes = np.bincount(_combined(part, self.group, self.columns) + 1, minlength=len(self.group_names) + 1)[1:]
+        empty = ", ".join(group for group, size in zip(self.group_names, sizes, strict=True) if not size)
+        if empty and name == "train":
+            raise ValueError(
+                f"The training part of {type(self).__name__} has no image of {self.group} {empty}: nothing can be kept for a "
+                "group that is not there. Choose another group column."
+            )
+        if empty:
+            warnings.warn(
+                f"The {name} part of {type(self).__name__} has no image of {self.group} {empty}: nothing that is chosen or "
+                "measured there speaks of them.",
+                stacklevel=3,
+            )
 
     def part(self, name: str) -> AttributePart:
         """One of `PARTS`.
