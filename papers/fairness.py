@@ -1,7 +1,8 @@
 """`make fairness`: does compression hurt the already disadvantaged? One answer from every committed table.
 
 Nothing is trained: decisions, costs and group columns are read from `results/<paper>/<scale>` and its folder. The
-uncompressed model of an arm is its teacher, or else where the line of its baselines (or of the arms it starts from) begins.
+uncompressed model of an arm is its teacher, or else where the line of its baselines (or of the arms it starts from) begins,
+or else the only arm of 32 bits beside arms of fewer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from papers.staleness import load_plan, read_table
 ROOT = Path(__file__).resolve().parents[1]
 SCALES = ("demo", "real", "lab", "paper")  # smoke tables show that things run, not what they do
 STEM = "fairness/all"
+FULL_PRECISION = 32
+LABELLED_FACES = ("datasets.fairface",)  # classifiers of these are judged by the groups of the people shown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +103,10 @@ def uncompressed(arm: Arm, arms: Mapping[str, Arm]) -> str:
     while (before := _before(at, arms, declared=bool(arm.baseline))) and before not in seen:
         seen.add(before)
         at = arms[before]
-    return "" if at is arm else at.name
+    if at is not arm:
+        return at.name
+    full = [other.name for other in arms.values() if other.bits == FULL_PRECISION]
+    return full[0] if len(full) == 1 and arm.bits is not None and arm.bits < FULL_PRECISION else ""
 
 
 def _before(arm: Arm, arms: Mapping[str, Arm], declared: bool) -> str:
@@ -122,10 +128,12 @@ def kind_of(records: list[RunRecord], plan: TablePlan, fairness_set: str | None)
     named = str(metrics.get("group_kind", ""))
     if named in KINDS:
         return named
-    data = " ".join(repr(arm.data) for arm in plan.arms)
-    if metrics.get("task") == "classification" and "datasets.fairface" not in data and "datasets.generated" not in data:
-        return CLASSES
-    return GENERATED if "datasets.generated" in data else DEMOGRAPHIC
+    data = plan.arms[0].data
+    tested = repr(dict(data.options).get("test", data))  # of a set to train on and another to test on
+    if "datasets.generated" in tested:
+        return GENERATED
+    people = metrics.get("task") != "classification" or any(name in tested for name in LABELLED_FACES)
+    return DEMOGRAPHIC if people else CLASSES
 
 
 def write(found: Compared, results: Path) -> None:
