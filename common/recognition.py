@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import heads
+from common.heads.sharded_checkpoint import own_in_checkpoint, whole_in_checkpoint
+from common.heads.sharded_partial_fc import ShardedPartialFC
 from common.schedules import Multiplier, one_cycle, polynomial, rate_for_batch, step_decay
 from common.weights import load_weights
 
@@ -21,7 +23,8 @@ class FaceRecognizer(L.LightningModule):
 
     Args:
         backbone: the network, [B, 3, H, W] -> [B, D].
-        head: name of a head in `common.heads`, e.g. `"ArcFace"`, `"CosFace"`.
+        head: name of a head in `common.heads`, e.g. `"ArcFace"`, `"CosFace"`; `"ShardedPartialFC"` spreads the class weights over
+            the devices of a fit, `head_options={"head": "ArcFace", "sample_rate": 0.1}` (needed from some 100,000 classes on).
         scale: logit scale s. margin: m, in radians (ArcFace) or cosine (CosFace).
         head_options: further arguments of the head, e.g. `{"gradient": "autograd"}` for QuantFace's ArcFace.
         embedding_size: D.
@@ -86,8 +89,27 @@ class FaceRecognizer(L.LightningModule):
             self._make_head(int(data.num_classes))
 
     def configure_model(self) -> None:
-        """Lightning's hook for the same."""
+        """Lightning's hook for the same, in the process group of a fit on several devices."""
         self.prepare(self.trainer.datamodule)  # type: ignore[attr-defined]
+        if isinstance(self.head, ShardedPartialFC):
+            self.head.spread()
+            others = getattr(self, "_ddp_params_and_buffers_to_ignore", [])
+            self._ddp_params_and_buffers_to_ignore = [*others, *self.head.unshared("head")]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint holds the class weights of all devices."""
+        if isinstance(self.head, ShardedPartialFC):
+            whole_in_checkpoint(checkpoint, self.head, "head", self.trainer.optimizers)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Each device takes its part."""
+        if isinstance(self.head, ShardedPartialFC):
+            own_in_checkpoint(checkpoint, self.head)
+
+    def on_fit_end(self) -> None:
+        """What is stored after a fit is whole."""
+        if isinstance(self.head, ShardedPartialFC):
+            self.head.collect()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> embedding [B, D], not normalised."""
@@ -106,6 +128,9 @@ class FaceRecognizer(L.LightningModule):
         if self.margin_warm_up:
             progress = self.global_step / self.trainer.estimated_stepping_batches
             self.head.margin = self.margin * min(1.0, progress / self.margin_warm_up)
+        if isinstance(self.head, ShardedPartialFC):
+            loss: Tensor = self.head(embedding, labels)
+            return loss
         return F.cross_entropy(self.head(embedding, labels), labels)
 
     def configure_optimizers(self) -> Any:

@@ -6,6 +6,7 @@ from common.heads.elastic import ElasticArcFace, ElasticCosFace
 from common.heads.linear import Softmax
 from common.heads.margins import ArcFace, CosFace, NormalizedSoftmax
 from common.heads.partial_fc import PartialFC
+from common.heads.sharded_partial_fc import ShardedPartialFC
 from common.heads.sphereface import SphereFace
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ElasticCosFace",
     "NormalizedSoftmax",
     "PartialFC",
+    "ShardedPartialFC",
     "Softmax",
     "SphereFace",
 ]

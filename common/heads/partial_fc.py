@@ -30,7 +30,7 @@ class PartialFC(nn.Module):
     The rows of classes that were not drawn get a zero gradient (weight decay and momentum still move them).
 
     Of several processes each holds the whole matrix and all draw the same classes, so that they compute what one does.
-    The paper's form with the matrix spread over the devices, which saves memory beyond millions of classes, is not built.
+    With the matrix spread over the processes: `common.heads.sharded_partial_fc`.
 
     Args:
         head: any head of this package that is a `CosineHead`; its weight [C, D] stays whole.

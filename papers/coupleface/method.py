@@ -137,7 +137,8 @@ class CoupleFace(FaceRecognizer):
         for name, count in rows.items():
             self.register_buffer(name, torch.zeros(count, self.embedding_size))
         # equal in all processes by themselves; otherwise each step would send the whole bank to everybody
-        self._ddp_params_and_buffers_to_ignore = ["hard", *rows, "record", "mined"]
+        others = getattr(self, "_ddp_params_and_buffers_to_ignore", [])
+        self._ddp_params_and_buffers_to_ignore = [*others, "hard", *rows, "record", "mined"]
 
     @torch.no_grad()
     def mine(self, data: Any) -> None:

@@ -88,7 +88,7 @@ def _add_heads() -> None:
     variants: dict[str, Callable[[], nn.Module]] = {
         name: functools.partial(getattr(heads, name), DIMENSIONS, CLASSES)
         for name in heads.__all__
-        if name not in ("CosineHead", "PartialFC")
+        if name not in ("CosineHead", "PartialFC", "ShardedPartialFC")
     }
     variants |= {
         "CurricularFace, quick": lambda: heads.CurricularFace(DIMENSIONS, CLASSES, scale=8.0, momentum=0.3),
