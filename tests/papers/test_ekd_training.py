@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_cases import largest_difference
-from ekd_cases import EACH, GENERAL, IDENTITIES, RandomFaces, method_and_data, train, train_in_group
+from ekd_cases import EACH, GENERAL, IDENTITIES, RandomFaces, method_and_data, run, train, train_in_group
 from torch import Tensor
 from two_processes import in_two_processes
 
@@ -29,6 +29,18 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         one = train(name)
         for rank in (0, 1):
             assert largest_difference(two[rank][name], one) < 1e-10, (name, rank)
+
+
+def test_a_stopped_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    """Stopped in the middle of the second epoch: weights, thresholds, draws of identities and of negatives."""
+    undisturbed = run(tmp_path / "a")
+    assert run(tmp_path / "b", stop_at=6) is None
+    resumed = run(tmp_path / "b")
+    assert undisturbed is not None
+    assert resumed is not None
+    assert undisturbed.keys() == resumed.keys()
+    for name, value in undisturbed.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_only_the_general_half_is_classified() -> None:

@@ -1,8 +1,9 @@
-"""EKD's training step on random faces, by hand, in one process or in two."""
+"""EKD on random faces: its training step by hand, in one process or in two, and a run that is stopped."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 
 from common import distributed
 from common.distillation.teacher import Teacher
+from common.experiment.arm import Arm, Phase, plan_runs
+from common.experiment.phases import Machine, Work
+from common.experiment.run import _build
+from common.experiment.spec import Place, spec
 from datasets.balanced_batches import BalancedBatches
 from datasets.memory import MemoryLoader
 from papers.ekd.baselines import EmbeddingLoss, LogitKD
@@ -92,3 +97,51 @@ def train_in_group(names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     found = {name: train(name) for name in names}
     torch.distributed.destroy_process_group()
     return found
+
+
+class Stopped(Exception):
+    """The run was stopped on purpose."""
+
+
+def arm() -> Arm:
+    """A run as `make` would do it: random negatives, three epochs of four steps."""
+    return Arm(
+        name="ekd",
+        title="EKD",
+        method=spec(
+            "papers.ekd.method.EKD",
+            backbone=spec("ekd_cases.Flat", dimensions=8, seed=1),
+            teacher=spec("common.distillation.teacher.Teacher", network=spec("ekd_cases.Flat", dimensions=8, seed=2)),
+            distillation=spec(
+                "papers.ekd.method.EvaluationOrientedLoss", negatives="random", hardest=60, anchor_init="first_batch"
+            ),
+            embedding_size=8,
+            scale=8.0,
+        ),
+        data=spec(
+            "datasets.balanced_batches.BalancedBatches", data=spec("ekd_cases.RandomFaces"), identities=4, images=4
+        ),
+        benchmark=spec("common.evaluation.benchmark.VerificationBenchmark"),
+        phases=(Phase("train", epochs=3),),
+    )
+
+
+def run(folder: Path, stop_at: int | None = None) -> dict[str, Tensor] | None:
+    """Train `arm()` from what is in the folder; None when stopped before step `stop_at`."""
+    (planned,) = plan_runs([arm()], (0,))
+    data, method = _build(planned, Place())
+    folder.mkdir(parents=True, exist_ok=True)
+    ordinary = method.training_step
+
+    def stopping(batch: Any, batch_idx: int) -> Tensor:
+        if method.global_step == stop_at:
+            raise Stopped
+        return ordinary(batch, batch_idx)
+
+    method.training_step = stopping
+    work = Work(planned, method, data, folder, Machine(checkpoint_every=0), lambda event: None)
+    try:
+        work.do(0)
+    except Stopped:
+        return None
+    return {name: value.clone() for name, value in method.state_dict().items()}
