@@ -151,8 +151,8 @@ def _real() -> TablePlan:
             test=spec("datasets.lfw.LFW", **options),
         ),
         masks={"teacher_images": True},
-        benchmark=spec(BENCHMARK, flip="concatenate", centre="other_folds", batch_size=32),
-        train=Phase("tune", epochs=1),
+        benchmark=spec(BENCHMARK, flip="concatenate", centre="other_folds", batch_size=32, template_images=500),
+        train=Phase("tune", steps=100),
         recipe={
             "classify": False,
             "batch_statistics": False,
