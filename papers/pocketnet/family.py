@@ -16,11 +16,12 @@ class School:
     """What the students of one teacher share.
 
     Attributes:
-        teacher: the teacher's arm, kept after each of `epochs` epochs if there are multi-step students.
+        teacher: the teacher's arm, kept after each of `teacher_epochs` epochs if there are multi-step students.
         teacher_network: spec of its network; embedding_size: d of both.
         data: batches for students that ask the teacher; plain_data: for those that do not (may be the same).
         benchmark: what every student is measured on. recipe: options of the recogniser that all students share.
-        epochs: of every student; watch_every: see `MultiStepKD`.
+        epochs: of every student, as many as of the teacher or a whole part of that: in epoch e of E it meets the teacher that has
+            had the same share e / E of its own training. watch_every: see `MultiStepKD`.
     """
 
     teacher: Arm
@@ -31,7 +32,20 @@ class School:
     benchmark: Spec
     recipe: dict[str, Any]
     epochs: int
+    teacher_epochs: int
     watch_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.teacher_epochs % self.epochs:
+            raise ValueError(
+                f"{self.teacher_epochs} epochs of the teacher cannot be shared out to {self.epochs} of the student"
+            )
+
+    @property
+    def ages(self) -> tuple[int, ...]:
+        """Epochs of the teacher's training after which the student meets it, one for every epoch of the student's."""
+        stride = self.teacher_epochs // self.epochs
+        return tuple(range(stride, self.teacher_epochs + 1, stride))
 
     def labels(self, name: str, title: str, network: Spec, embedding_size: int = 0, reported: str | None = None) -> Arm:
         """From labels alone, the teacher not even asked; with an embedding of another size than its own if so wanted."""
@@ -52,8 +66,8 @@ class School:
     def multi(
         self, name: str, title: str, network: Spec, baseline: str | None = None, reported: str | None = None
     ) -> Arm:
-        """Multi-step distillation: in epoch e the teacher as it was after its epoch e."""
-        successive = tuple(WeightsOf(self.teacher, f"epoch{epoch + 1}") for epoch in range(self.epochs))
+        """Multi-step distillation: in every epoch the teacher as it was when it was as far."""
+        successive = tuple(WeightsOf(self.teacher, f"epoch{age}") for age in self.ages)
         options = {"teacher": self._finished(), "successive": successive}
         return self._arm(
             name, f"{title}, multi-step KD", network, self.data, options, "multi-step KD", baseline, reported

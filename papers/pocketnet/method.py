@@ -8,7 +8,7 @@ networks are in `common.backbones.pocketnet`, the search that found their cells 
 Symbols
     x, y     faces [B, 3, H, W] and their identities [B]
     S        the student; f = S(x), [B, d]
-    T_e      the teacher as it was after epoch e of its own training, e = 1..E; T_E is the finished one; g = T_e(x), [B, d]
+    T_e      the teacher after the share e / E of its own training, e = 1..E; T_E is the finished one; g = T_e(x), [B, d]
     f^, g^   f / ||f||, g / ||g||
     w        weight of the distillation term, 100
 
@@ -17,8 +17,8 @@ In epoch e of the student's training (its first is e = 1)
     L_mse = 1/(B d) sum_i ||f^_i - g^_i||^2                                (2)   mean over all B d entries
     g     = T_E(x): ordinary distillation;   g = T_e(x): multi-step        (3)
 so that ||f^ - g^||^2 weighs w/d. L_arc is ArcFace with s = 64 and m = 0.5; its class weights belong to the student alone. S and
-T_e see the very same (mirrored) images. The teacher was trained beforehand, for as many epochs as the student will be, and its
-network kept after each.
+T_e see the very same (mirrored) images. The teacher was trained beforehand and its network kept; in the paper for as many epochs
+as the student will be, so that epoch e of the one meets epoch e of the other.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Sizes:
         small, medium: options of both networks; a C of the medium one is twice the small one's.
         mobile: options of the MobileFaceNet of about the small one's size, which C6 compares it with.
         supernet: options of the network that is searched; faces: of the generated faces it is searched on.
-        search_epochs, search_batch: of the search.
+        epochs: of every student, a whole part of the teacher's. search_epochs, search_batch: of the search.
     """
 
     small: dict[str, Any]
@@ -61,6 +61,7 @@ class Sizes:
     mobile: dict[str, Any]
     supernet: dict[str, Any]
     faces: dict[str, Any]
+    epochs: int
     search_epochs: int
     search_batch: int
 
@@ -76,6 +77,7 @@ def _embedded_arms(setting: FaceSetting, sizes: Sizes) -> tuple[Arm, ...]:
         setting.plain_data,
         spec(BENCHMARK, recorded_with=FAIRNESS_SET),
         {**setting.student_recipe},
+        sizes.epochs,
         setting.epochs,
     )
     found = search(
@@ -131,13 +133,13 @@ def _demo() -> TablePlan:
         mobile={"width": 0.25, "blocks": (1, 1, 1)},
         supernet={"channels": 4, "cells": 4, **shared, "input_size": 32},
         faces=_faces(32, 100, 12),
+        epochs=6,
         search_epochs=5,
         search_batch=32,
     )
-    setting = face_setting("demo")
     return TablePlan(
-        arms=_embedded_arms(setting, sizes),
-        claims=_embedded_claims(setting.epochs),
+        arms=_embedded_arms(face_setting("demo"), sizes),
+        claims=_embedded_claims(sizes.epochs),
         seeds=(0, 1, 2),
         data_note="generated faces, 48 x 48 pixels; the search: 100 people of 12 pictures each, 32 x 32 pixels",
         pair_sets=SETS,
@@ -154,6 +156,7 @@ def _smoke() -> TablePlan:
         mobile={},
         supernet={"channels": 2, "cells": 4, **shared},
         faces=_faces(32, 16, 4),
+        epochs=2,
         search_epochs=1,
         search_batch=16,
     )
@@ -176,13 +179,13 @@ def _lab() -> TablePlan:
         mobile={"width": 1.0},
         supernet={},
         faces=_faces(112, 1000, 20),
+        epochs=16,
         search_epochs=10,
         search_batch=128,
     )
-    setting = face_setting("lab")
     return TablePlan(
-        arms=_embedded_arms(setting, sizes),
-        claims=_embedded_claims(setting.epochs),
+        arms=_embedded_arms(face_setting("lab"), sizes),
+        claims=_embedded_claims(sizes.epochs),
         seeds=(0, 1, 2),
         data_note="generated faces of 112 x 112 pixels: 2,000 identities; the search: 1,000 identities",
         pair_sets=SETS,
@@ -219,7 +222,7 @@ def _real() -> TablePlan:
         "decay_norms": False,
     }
     school = _Published(
-        teacher, network, 128, data, data, spec(BENCHMARK, recorded_with="lfw", **protocol), recipe, epochs=8
+        teacher, network, 128, data, data, spec(BENCHMARK, recorded_with="lfw", **protocol), recipe, 6, 6
     )
     shared: dict[str, Any] = {"embedding_size": 128, "input_size": (112, 96), "activation": "relu"}
     students = {
@@ -339,4 +342,4 @@ def _paper_school(d: int, data: Spec) -> School:
         series="teacher",
     )
     benchmark = spec(BENCHMARK, recorded_with="lfw")
-    return School(teacher, network, d, data, data, benchmark, recipe, EPOCHS, watch_every=100)
+    return School(teacher, network, d, data, data, benchmark, recipe, EPOCHS, EPOCHS, watch_every=100)

@@ -23,6 +23,7 @@ from datasets.combined import TrainTest
 from datasets.indexed import Indexed
 from datasets.memory import MemoryLoader
 from papers.pocketnet.benchmark import record_of
+from papers.pocketnet.family import School
 from papers.pocketnet.figures import curves_of, draw
 from papers.pocketnet.method import MultiStepKD
 from papers.pocketnet.table import DROPS, plan
@@ -421,3 +422,14 @@ def test_curves_are_drawn_from_the_record(tmp_path: Path) -> None:
     assert list(draw(records, tmp_path / "demo")) == ["demo-epochs.svg"]
     assert "multi-step KD" in (tmp_path / "demo-epochs.svg").read_text()
     assert draw([], tmp_path / "none") == {}
+
+
+def test_students_of_half_the_epochs_meet_the_teacher_of_the_same_share() -> None:
+    arms = {arm.name: arm for arm in plan("demo").arms}
+    successive = dict(arms["s_multi"].method.options)["successive"]
+    assert [weights.kept for weights in successive] == ["epoch2", "epoch4", "epoch6", "epoch8", "epoch10", "epoch12"]
+    assert {weights.kept for weights in successive} <= set(arms["teacher"].keep)
+    assert arms["s_multi"].phases[0].epochs == 6
+    one = arms["teacher"]
+    with pytest.raises(ValueError, match="12 epochs of the teacher cannot be shared out to 5"):
+        School(one, one.method, 4, one.data, one.data, one.benchmark, {}, 5, 12)
