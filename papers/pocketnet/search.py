@@ -117,7 +117,7 @@ class ArchitectureSearch(L.LightningModule):
         (x, labels), held_out = batch
         train = (enlarged_crop(x, self.enlarge), labels)
         steps: Any = self.optimizers()
-        w, alpha = steps
+        w, alpha = steps[0], self.trainer.optimizers[1]  # Lightning counts the steps of the first alone
         weights, alphas = self.weights(), self.alphas()
         loss = F.cross_entropy(self.classifier(self.network(train[0])), labels)
         gradient = torch.autograd.grad(loss, [*weights.values()])
