@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.distillation.setting import face_setting
 from common.distillation.teacher import Teacher, TeacherAnswers
 from common.experiment.arm import plan_runs
 from common.experiment.spec import Place, build
@@ -24,7 +25,7 @@ from papers.hinton_kd.bias import BiasCorrection, best_offset
 from papers.hinton_kd.faces import IdentityKD, class_means
 from papers.hinton_kd.method import HintonKD, constrain
 from papers.hinton_kd.networks import MLP, Ensemble
-from papers.hinton_kd.table import plan
+from papers.hinton_kd.table import face_arms, plan
 from papers.registry import get_paper
 
 
@@ -276,10 +277,29 @@ def test_faces_learn_from_identities_and_not_numbered_images_are_refused(faces: 
         fit(identity_kd(faces), faces.data, tmp_path)
 
 
+def test_the_arms_of_faces_train_from_their_specs(tmp_path: Path) -> None:
+    """What the table declares, at the shared setting's smallest scale: the teacher's file, the student, two steps."""
+    setting = face_setting("smoke")
+    teacher, _, plain, control = face_arms(setting)
+    torch.manual_seed(0)
+    save_weights(build(teacher.method, Place()).network, tmp_path / "network.safetensors")
+    place = Place(weights=lambda arm, kept: tmp_path / f"{kept}.safetensors")
+    for arm in (plain, control):
+        assert arm.parents == (teacher,)
+        data = build(arm.data, place)
+        data.setup("fit")
+        method = build(arm.method, place)
+        method.prepare(data)
+        before = method.head.weight.detach().clone()
+        fit(method, data, tmp_path, max_steps=2)
+        assert not torch.equal(method.head.weight, before)
+    assert (method.margin_in_targets, method.head.scale) == (True, 24.0)
+
+
 # --- the table -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "demo", "lab", "paper"])
 def test_claims_speak_of_arms_that_there_are(scale: str) -> None:
     table = plan(scale)
     names = {arm.name for arm in table.arms}
