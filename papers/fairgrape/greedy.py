@@ -93,7 +93,7 @@ def select_layer(
     places = np.arange(shape.numel())
     if alive is not None:
         places = np.flatnonzero(alive.detach().cpu().numpy().ravel())
-    raw = importance.detach().reshape(groups, -1).double().cpu().numpy()[:, places]
+    raw = importance.detach().reshape(groups, shape.numel()).double().cpu().numpy()[:, places]
     _check(raw, target)
     aim = shares(raw) if target is None else np.asarray(target, dtype=np.float64)
     if count >= len(places):
