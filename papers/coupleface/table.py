@@ -166,7 +166,8 @@ PAPER_RECIPE: dict[str, Any] = {
     "embedding_size": 512,
     "reference_batch": 1024,  # 0.1 at 8 x 128 images
     "schedule": "polynomial",
-    "head_options": {"gradient": "straight_through"},
+    "head": "ShardedPartialFC",  # 85,742 class weights, shared out over the devices
+    "head_options": {"head": "ArcFace", "gradient": "straight_through"},
 }
 
 
