@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as L
 import torch
+from distributed_cases import largest_difference
+from distributed_fits import BENCHMARK, mobilefacenet, recognizer, train
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from two_processes import in_two_processes
 
 from common.distillation.teacher import Teacher
-from common.distributed import own_rows
+from common.distributed import own_rows, process_group_ends
+from common.experiment.arm import Arm, Phase
+from common.experiment.spec import Spec, spec
 from common.recognition import FaceRecognizer
 from papers.coupleface.method import CoupleFace, cosines, relation_loss
 
@@ -264,7 +268,7 @@ def test_the_relation_loss_separates_hard_identities(tmp_path: Path) -> None:
     ends = {}
     for weight in (0.0, 50.0):
         method = couple(relation_weight=weight, feature_weight=0.1, one_sided=True)
-        fit(method, tmp_path, epochs=30)
+        fit(method, tmp_path, epochs=15)
         curves = method.curves()
         assert len(curves["harder"]) == len(curves["similarity"]) == 4
         ends[weight] = (curves["harder"][-1], curves["similarity"][-1])
@@ -333,14 +337,42 @@ def remembered() -> dict[str, Tensor]:
     return {"teacher": method.teacher_bank, "student": method.student_bank}
 
 
-def remembered_together() -> dict[str, Tensor]:
-    torch.distributed.init_process_group("gloo", rank=int(os.environ["LOCAL_RANK"]), world_size=2)
-    found = remembered()
-    torch.distributed.destroy_process_group()
-    return found
+def arm() -> Arm:
+    """Two epochs of four steps on six identities, class weights spread over the devices, a bank of either network."""
+    network = spec("sharded_fits.InFloat64", network=mobilefacenet())
+    teacher = spec("common.distillation.teacher.Teacher", network=network)
+    method = recognizer(
+        mobilefacenet(), 0.2, "ShardedPartialFC", head_options={"head": "ArcFace"}, teacher=teacher, num_hard_ids=3,
+        bank="student", relation_weight=3.0, records=4,
+    )  # fmt: skip
+    method = Spec("papers.coupleface.method.CoupleFace", method.options)
+    phases = (Phase("mine", compute="mine"), Phase("train", epochs=2))
+    return Arm("both", "both", method, spec("distributed_fits.RandomFaces"), BENCHMARK, phases, (), "64-true")
 
 
-def test_two_processes_remember_what_one_remembers(tmp_path: Path) -> None:
+def together(folder: Path) -> dict[str, dict[str, Tensor]]:
+    with process_group_ends():
+        torch.distributed.init_process_group("gloo", rank=int(os.environ["LOCAL_RANK"]), world_size=2)
+        found = remembered()
+    return {"remembered": found, "run": train(arm(), folder, 2)}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    folder = tmp_path_factory.mktemp("pair")
+    return in_two_processes(together, folder, folder / "run")
+
+
+def test_two_processes_remember_what_one_remembers(pair: list[dict[str, dict[str, Tensor]]]) -> None:
     one = remembered()
-    for other in in_two_processes(remembered_together, tmp_path):
-        assert all(torch.equal(one[name], bank) for name, bank in other.items())
+    for other in pair:
+        assert all(torch.equal(one[name], bank) for name, bank in other["remembered"].items())
+
+
+def test_a_run_on_two_devices_ends_like_a_run_on_one(pair: list[dict[str, dict[str, Tensor]]], tmp_path: Path) -> None:
+    """Student, class weights, mined identities, both banks and the record of the relations."""
+    one = train(arm(), tmp_path, 1)
+    assert {"hard", "teacher_bank", "student_bank", "record", "head.local.weight"} <= one.keys()
+    assert float(one["record"][:, 1].sum()) > 0
+    for other in pair:
+        assert largest_difference(other["run"], one) < 1e-9

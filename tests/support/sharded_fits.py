@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from distributed_fits import BENCHMARK, RandomFaces, mobilefacenet, recognizer, train
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import distributed
 from common.distributed import gather_rows, own_rows, process_group_ends, processes
@@ -95,6 +95,18 @@ def steps_of_one(name: str) -> dict[str, Tensor]:
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+class InFloat64(nn.Module):
+    """A network that computes in float64 whatever it is given: a frozen teacher, which Lightning's precision does not reach."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.network(x.double())
+        return found
 
 
 class SevenFaces(RandomFaces):
