@@ -114,6 +114,7 @@ class Chain:
             {"teacher": self._trained(teacher, self.alone(teacher)), **self._hop(teacher, student), **options},
             f"BLKD, {words}",
             baseline=f"nokd_{student}",
+            teacher=self._name((teacher,)),
         )
 
     def _hop(self, teacher: int, student: int) -> dict[str, Any]:
