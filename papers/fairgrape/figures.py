@@ -26,8 +26,8 @@ ARM = re.compile(rf"(?P<task>.*?)(?:(?P<full>{FULL})|(?P<kind>{'|'.join(KINDS)})
 SHOWN = ("fairgrape", "weight_selection", "snip")  # beside the full network, at the highest sparsity
 LOSSES = "Spread over groups of the loss of accuracy against the full network of the same seed: means over seeds"
 GROUPS = (
-    "Accuracy of every group, full and at the highest sparsity: means over seeds, bars are the mean ends of the 95 % intervals of "
-    "single networks (Wilson, people as clusters)"
+    "Accuracy of every group, full and at the highest sparsity: means over seeds, bars are the mean ends of the 95 % intervals "
+    "of single networks (Wilson, people as clusters)"
 )
 Runs = dict[str, dict[tuple[str, int], list[RunRecord]]]  # task -> (kind, percent pruned) -> runs
 

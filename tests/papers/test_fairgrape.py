@@ -76,13 +76,15 @@ def test_with_one_group_or_equal_groups_the_most_important_weights_stay() -> Non
         assert torch.equal(select_layer(importance.expand(groups, 200), 50).mask, best)
 
 
-@pytest.mark.parametrize("ranking", ["importance", "relative", "squared"])
-def test_scaling_all_importances_changes_nothing_and_scaling_one_group_does(ranking: Any) -> None:
+@pytest.mark.parametrize(("ranking", "fixed"), [("importance", True), ("relative", False), ("squared", False)])
+def test_scaling_all_importances_changes_nothing_and_scaling_one_group_does(ranking: Any, fixed: bool) -> None:
+    """By the paper's ranking a group's scale matters through targets that do not follow it, by the others through the ranking."""
     importance = torch.from_numpy(RNG.random((3, 300)) ** 3)
-    mask = select_layer(importance, 60, ranking=ranking).mask
-    assert torch.equal(select_layer(importance * 37.5, 60, ranking=ranking).mask, mask)
+    target = np.full(3, 1 / 3) if fixed else None
+    mask = select_layer(importance, 60, target=target, ranking=ranking).mask
+    assert torch.equal(select_layer(importance * 37.5, 60, target=target, ranking=ranking).mask, mask)
     scaled = importance * torch.tensor([[1.0], [20.0], [1.0]])
-    assert not torch.equal(select_layer(scaled, 60, ranking=ranking).mask, mask)
+    assert not torch.equal(select_layer(scaled, 60, target=target, ranking=ranking).mask, mask)
 
 
 def test_a_target_from_outside_is_followed() -> None:
