@@ -157,7 +157,7 @@ def _real() -> TablePlan:
             "classify": False,
             "batch_statistics": False,
             "embedding_size": 128,
-            "lr": 0.05,  # gradients of the loss have a norm of 0.2 at the start, so that clipping is idle
+            "lr": 0.1,  # lowered the loss on FairFace training faces more than 0.03 in eight steps; no other was tried
             "reference_batch": 0,
             "schedule": "polynomial",
         },
