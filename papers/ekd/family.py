@@ -116,3 +116,8 @@ def measured(arm: Arm, network: Spec, benchmark: Spec, reported: str | None) -> 
         baseline=arm.baseline,
         teacher=arm.teacher,
     )
+
+
+def batches(data: Spec, identities: int) -> Spec:
+    """The general half is the undistilled student's batch, image for image; beside it identities x 4 images."""
+    return spec("datasets.balanced_batches.BalancedBatches", data=data, identities=identities, images=4)

@@ -14,9 +14,9 @@ from typing import Any
 from common.distillation.setting import FAIRNESS_SET, SETS, FaceSetting, face_setting
 from common.experiment.arm import Arm, Phase, TablePlan
 from common.experiment.claims import Claim
-from common.experiment.spec import DataFile, DataRoot, Spec, WeightsOf, spec
-from papers.ekd import claims
-from papers.ekd.family import BASELINES, VARIANTS, Family, measured, unlisted
+from common.experiment.spec import spec
+from papers.ekd import claims, scale_paper, scale_real
+from papers.ekd.family import BASELINES, VARIANTS, Family, batches, measured, unlisted
 
 ALL_PAIRS = spec("papers.ekd.benchmark.AllPairsBenchmark", all_pairs_of=FAIRNESS_SET)
 FAR_METRICS = tuple(f"all_tar_at_far_1e-{k}" for k in (2, 3, 4))
@@ -30,15 +30,10 @@ COLUMNS = tuple(
 
 def plan(scale: str) -> TablePlan:
     """Arms, claims and seeds of a scale."""
-    return {"smoke": _smoke, "demo": _demo, "real": _real, "lab": _lab, "paper": _paper}[scale]()
+    return {"smoke": _smoke, "demo": _demo, "real": scale_real.plan, "lab": _lab, "paper": scale_paper.plan}[scale]()
 
 
 # --- smoke, demo and lab: the generated faces that the distillation papers share -----------------------------------
-
-
-def _batches(data: Spec, identities: int) -> Spec:
-    """The general half is the undistilled student's batch, image for image; beside it identities x 4 images."""
-    return spec("datasets.balanced_batches.BalancedBatches", data=data, identities=identities, images=4)
 
 
 def _family(setting: FaceSetting, teacher: Arm, identities: int, **changes: Any) -> Family:
@@ -52,7 +47,7 @@ def _family(setting: FaceSetting, teacher: Arm, identities: int, **changes: Any)
         **{**shared, **changes},
         teacher=setting.teacher_for(unlisted(teacher)),
         recipe=setting.student_recipe,
-        data=_batches(setting.plain_data, identities),
+        data=batches(setting.plain_data, identities),
         benchmark=ALL_PAIRS,
         epochs=setting.epochs,
     )
@@ -210,161 +205,4 @@ def _lab() -> TablePlan:
         pair_sets=SETS,
         fairness_set=FAIRNESS_SET,
         columns=COLUMNS,
-    )
-
-
-# --- real: a published network teaches one of half its width, without labels ----------------------------------------
-
-LABEL_FREE = ("feature_l2", "cosine", "rkd", "sp", "pkt", "cckd")
-RELATIONS = LABEL_FREE[2:]
-
-
-def _real() -> TablePlan:
-    """FairFace's 3,920 faces, 12 epochs of 122 steps; every face is shown to the teacher twice, once as its mirror image."""
-    teacher_network = spec("common.backbones.MobileFaceNet112x96")
-    weights = DataFile("weights/mobilefacenet_xiaoccer_068.ckpt")
-    lfw = spec("datasets.lfw.LFW", root=DataRoot(), width=96, divisor=128.0)
-    fairface = spec("datasets.fairface.FairFace", root=DataRoot(), width=96, divisor=128.0, batch_size=32)
-    unlabelled = spec("datasets.combined.TrainTest", train=fairface, test=lfw)
-    student = spec("common.backbones.MobileFaceNet", width=0.5, input_size=(112, 96), activation="relu")
-    benchmark = spec(
-        "common.evaluation.benchmark.VerificationBenchmark", flip="concatenate", centre="other_folds", batch_size=32
-    )
-    reference = Arm(
-        name="teacher",
-        title="teacher, published weights",
-        method=spec("common.recognition.Pretrained", backbone=teacher_network, weights=weights),
-        data=lfw,
-        benchmark=benchmark,
-        series="teacher",
-        reported="teacher",
-    )
-    recipe: dict[str, Any] = {
-        "lr": 0.2,  # of the embedded setting, in proportion to the batch
-        "reference_batch": 0,
-        "schedule": "one_cycle",
-        "nesterov": True,
-        "decay_norms": False,
-    }
-    arms = [reference]
-    for kind in LABEL_FREE:
-        arms.append(
-            Arm(
-                name=kind,
-                title=f"{BASELINES[kind]}, no labels",
-                method=spec(
-                    "papers.ekd.label_free.LabelFree",
-                    backbone=student,
-                    teacher=spec("common.distillation.teacher.Teacher", network=teacher_network, weights=weights),
-                    distillation=spec("papers.ekd.baselines.EmbeddingLoss", name=kind),
-                    **recipe,
-                ),
-                data=spec("datasets.indexed.Indexed", data=unlabelled),
-                benchmark=benchmark,
-                phases=(Phase("train", epochs=12),),
-                series=BASELINES[kind],
-                reported=f"mobilefacenet_{kind}",
-                baseline="teacher",
-                teacher="teacher",
-            )
-        )
-    return TablePlan(
-        arms=tuple(arms),
-        claims=(
-            claims.features_lead_without_labels("feature_l2", RELATIONS, "lfw"),
-            claims.gap_widens("F1", "feature_l2", "teacher", "lfw"),
-        ),
-        seeds=(0,),
-        data_note="a published MobileFaceNet (CASIA-WebFace) teaches one of half its width on FairFace without labels; LFW",
-        fairness_set="lfw",
-    )
-
-
-# --- paper: MS1MV2, the official schedule ----------------------------------------------------------------------------
-
-PAPER_SETS = ("lfw", "cfp_fp", "cplfw", "agedb_30", "calfw")
-PAPER_RECIPE: dict[str, Any] = {
-    "head_options": {"gradient": "exact"},
-    "scale": 64.0,
-    "margin": 0.4,
-    "lr": 0.1,
-    "reference_batch": 0,
-    "lr_drops": (10 / 26, 18 / 26, 22 / 26),
-    "decay_norms": False,
-    "max_gradient_norm": 1e9,  # the official code does not clip
-}
-
-
-def _paper() -> TablePlan:
-    """8 processes of 32 general + 32 balanced images each, as one step of 256 + 256."""
-    tface = {"variant": "tface", "dropout": 0.4}
-    networks = {
-        "mobilefacenet": ("", spec("common.backbones.MobileFaceNet", embedding_size=512, final_norm_affine=False)),
-        "resnet18": ("ResNet-18, ", spec("common.backbones.IResNet18", **tface)),
-    }
-    teacher_network = spec("common.backbones.IResNet50", **tface)
-    benchmark = spec("common.evaluation.benchmark.VerificationBenchmark")
-    general, whole = (
-        spec(
-            "datasets.insightface.InsightFaceRecords",
-            root=DataRoot(),
-            batch_size=size,
-            num_workers=8,
-            verification=PAPER_SETS,
-        )
-        for size in (256, 512)
-    )
-
-    def from_labels(name: str, title: str, network: Spec, reported: str | None) -> Arm:
-        return Arm(
-            name=name,
-            title=title,
-            method=spec("common.recognition.FaceRecognizer", backbone=network, embedding_size=512, **PAPER_RECIPE),
-            data=whole,
-            benchmark=benchmark,
-            phases=(Phase("train", epochs=26),),
-            series=title,
-            reported=reported,
-            baseline=None if name == "teacher" else "teacher",
-            teacher=None if name == "teacher" else "teacher",
-        )
-
-    teacher = from_labels("teacher", "teacher, ResNet-50", teacher_network, "teacher")
-    arms = [teacher]
-    for key, (title, network) in networks.items():
-        prefix = "" if key == "mobilefacenet" else f"{key}_"
-        alone = from_labels(f"{prefix}student", f"{title}student, no KD", network, f"{key}_student")
-        family = Family(
-            prefix,
-            title,
-            spec("common.distillation.teacher.Teacher", network=teacher_network, weights=WeightsOf(teacher)),
-            network,
-            512,
-            PAPER_RECIPE,
-            _batches(general, 64).replace(draw="step"),
-            benchmark,
-            26,
-            alone.name,
-            key,
-            kept_answers=False,
-        )
-        arms += [alone, family.ekd()]
-        if not prefix:
-            arms += [family.variant(kind) for kind in ("3_thresholds", "random_negatives", "similarity")]
-            arms += [family.compared(kind) for kind in ("feature_l2", "fitnet", "darkrank", "sp", "cckd", "rkd")]
-    hard = "cfp_fp"
-    return TablePlan(
-        arms=tuple(arms),
-        claims=(
-            claims.beats_relations_and_labels("ekd", "rkd", "student", hard, "accuracy"),
-            claims.thresholds_and_hard_pairs_matter(
-                "ekd", "ekd_3_thresholds", "ekd_random_negatives", hard, "accuracy"
-            ),
-            claims.ranks_beat_similarities("ekd", "ekd_similarity", hard, "accuracy"),
-            claims.small_students_gain_more(("ekd", "student"), ("resnet18_ekd", "resnet18_student"), hard, "accuracy"),
-            claims.features_beat_relations("feature_l2", "ekd", hard),
-        ),
-        seeds=(0,),
-        data_note="MS1MV2 in InsightFace's records; five of the paper's pair sets (IJB and MegaFace have no reader here)",
-        pair_sets=PAPER_SETS,
     )
