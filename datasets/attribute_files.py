@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -70,14 +69,14 @@ class AttributeFiles(AttributeImages):
         DatasetNotFound, BadList, CorruptImage (setup): a file is missing or damaged.
     """
 
-    ENTRY: ClassVar[Entry]
+    ENTRY: Entry
 
     def __init__(
         self,
         root: str,
         folder: str,
         tasks: Sequence[Task],
-        columns: dict[str, tuple[str, ...]],
+        columns: Mapping[str, tuple[str, ...]],
         group: str,
         size: int = 224,
         split: str = "pooled",

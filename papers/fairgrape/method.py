@@ -126,8 +126,8 @@ class FairGRAPE(L.LightningModule):
         self.rounds = 0 if criterion == "none" else rounds_to_reach(sparsity, keep) if criterion in ITERATIVE else 1
         self.classes: tuple[int, ...] = ()
         self.stage_state, self.best_state = KeptState(network), KeptState(network)
-        self.register_buffer("stage_loss", torch.tensor(torch.inf, dtype=torch.float64))
-        self.register_buffer("best_loss", torch.tensor(torch.inf, dtype=torch.float64))
+        for name in ("stage_loss", "best_loss"):
+            self.register_buffer(name, torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("rounds_done", torch.tensor(0))
         # Of every round, means over layers: max_g |s_g - T_g| of the selection and of the importance mask of the same size,
         # and max_g |s_g - 1/G| of the selection.
@@ -205,11 +205,9 @@ class FairGRAPE(L.LightningModule):
         if not self.classes:
             self.prepare(data)
         done = int(self.rounds_done)
-        if self.criterion in FROM_DENSE and not bool(self.masks.sparsity) and self.dense is not None:
+        if self.criterion in FROM_DENSE and not self.masks.sparsity and self.dense is not None:
             load_weights(self.network, self.dense)
-        reached = min(1 - self.keep ** (done + 1), self.sparsity) if self.criterion in ITERATIVE else self.sparsity
-        if done + 1 == self.rounds:
-            reached = self.sparsity
+        reached = self.sparsity if done + 1 == self.rounds else min(1 - self.keep ** (done + 1), self.sparsity)
         self.masks.set(self._select(data, reached))
         if self.criterion == "lottery" and self.dense is not None:
             load_weights(self.network, self.dense)
