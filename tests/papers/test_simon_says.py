@@ -177,6 +177,10 @@ def test_every_layer_but_the_classifier_loses_its_share_of_filters_for_good(data
             self.rates.append(rate)
             super().prune(rate)
 
+        def on_train_epoch_start(self) -> None:
+            super().on_train_epoch_start()
+            super().on_train_epoch_start()  # as where a killed run goes on in the middle of an epoch
+
     base = network()
     method = Watched(network(), Teacher(base), sparsity=0.5, every=1, gamma=0.1, alpha=0.9, lr=0.05)
     method.rates = []

@@ -19,7 +19,7 @@ from datasets.classification import Digits
 from papers.registry import get_paper
 from papers.takd.benchmark import HopBenchmark, softened_entropy
 from papers.takd.family import Chain, chains
-from papers.takd.heuristic import Assistants, nearest_to_mean
+from papers.takd.heuristic import Assistants, nearest_to_mean, validation_accuracy
 from papers.takd.method import TAKD
 from papers.takd.networks import Plane, ResNet
 from papers.takd.schedule import epoch_rates
@@ -285,6 +285,23 @@ def test_the_best_epoch_on_validation_is_kept_and_the_test_part_decides_nothing(
     assert float(kept.best_on_test) == -1
     with pytest.raises(ValueError, match="no validation part"):
         hop(Digits(size=28, batch_size=50, test=1400, validation=0), tmp_path, lam=0.0)
+
+
+def test_a_later_epoch_that_is_worse_is_not_kept(data: Digits, tmp_path: Path) -> None:
+    class Spoilt(TAKD):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            return 0 * super().training_step(batch, batch_idx)
+
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.network.classifier[-1].weight.data.zero_()  # type: ignore[index, union-attr]
+
+    trained = hop(data, tmp_path, epochs=2, lam=0.0, lr=0.02).network
+    method = Spoilt(trained, lam=0.0, lr=0.01, weight_decay=0.0)
+    fit(method, data, tmp_path, epochs=2)
+    assert bool((method.network.classifier[-1].weight != 0).any())  # type: ignore[index, union-attr]
+    method.network.eval()
+    assert float(method.best_accuracy) == pytest.approx(validation_accuracy(method.network, data))
 
 
 def test_a_teacher_of_other_classes_or_of_another_architecture_is_refused(data: Digits, tmp_path: Path) -> None:
