@@ -18,6 +18,7 @@ from common.experiment.compared import CLASSES, DEMOGRAPHIC, GENERATED, KINDS, C
 from common.experiment.compared_plot import draw_comparisons
 from common.experiment.compared_render import answer, to_csv, to_dict, to_markdown
 from common.experiment.records import RunRecord, load_records
+from common.experiment.spec import Spec
 from common.files import DamagedFileError, write_atomically, write_json_atomically
 from papers.drawing import stale_runs
 from papers.registry import Paper, find_papers, get_paper
@@ -128,12 +129,18 @@ def kind_of(records: list[RunRecord], plan: TablePlan, fairness_set: str | None)
     named = str(metrics.get("group_kind", ""))
     if named in KINDS:
         return named
-    data = plan.arms[0].data
-    tested = repr(dict(data.options).get("test", data))  # of a set to train on and another to test on
+    tested = repr(_tested(plan.arms[0].data))
     if "datasets.generated" in tested:
         return GENERATED
     people = metrics.get("task") != "classification" or any(name in tested for name in LABELLED_FACES)
     return DEMOGRAPHIC if people else CLASSES
+
+
+def _tested(data: Spec) -> Spec:
+    """What the models are measured on, of a set to train on and another to test on, or of one that alters another."""
+    options = dict(data.options)
+    inner = next((options[name] for name in ("test", "data") if isinstance(options.get(name), Spec)), None)
+    return data if inner is None else _tested(inner)
 
 
 def write(found: Compared, results: Path) -> None:

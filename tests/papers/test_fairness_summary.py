@@ -200,7 +200,9 @@ def test_groups_are_what_the_metrics_say_or_else_what_the_data_are():
 
     generated, lfw = spec("datasets.generated.GeneratedFaces"), spec("datasets.lfw.LFW")
     assert kind(generated) == kind(generated, task="classification") == GENERATED
-    assert kind(spec("datasets.combined.TrainTest", train=generated, test=lfw)) == DEMOGRAPHIC
+    apart = spec("datasets.combined.TrainTest", train=generated, test=lfw)
+    assert kind(apart) == kind(spec("datasets.masked_faces.MaskedFaces", data=apart)) == DEMOGRAPHIC
+    assert kind(spec("datasets.classification.Digits", test=1100), task="classification") == CLASSES
     assert kind(spec("datasets.idx.MNIST"), task="classification") == CLASSES
     assert kind(spec("datasets.fairface.FairFace"), task="classification") == DEMOGRAPHIC
     assert kind(spec("datasets.idx.MNIST"), task="classification", group_kind=DEMOGRAPHIC) == DEMOGRAPHIC
