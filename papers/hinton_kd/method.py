@@ -47,6 +47,8 @@ class HintonKD(L.LightningModule):
         soft_loss: `"kl"` or `"cross_entropy"`: the same gradient, values that differ by T^2 H(p).
         ensemble_mean: `"arithmetic"` or `"geometric"` mean of the members' probabilities.
         max_norm: after every step, the incoming weights of each hidden neuron are scaled down to this length; 0: not.
+        max_gradient_norm: L2 norm to which the gradient is clipped; 0: not. At high T the soft term grows like the squared
+            distance of logits, and a rate that suits labels can then leave only dead units.
         lr: of SGD. momentum, nesterov, weight_decay: of it.
         schedule: `"step"` multiplies by 0.1 after each share of the training in `lr_drops`; `"one_cycle"` warms up over 30 % and
             anneals; `"polynomial"` falls linearly to 0.
@@ -67,6 +69,7 @@ class HintonKD(L.LightningModule):
         soft_loss: Literal["kl", "cross_entropy"] = "kl",
         ensemble_mean: Literal["arithmetic", "geometric"] = "arithmetic",
         max_norm: float = 0.0,
+        max_gradient_norm: float = 0.0,
         lr: float = 0.05,
         momentum: float = 0.9,
         nesterov: bool = False,
@@ -75,11 +78,12 @@ class HintonKD(L.LightningModule):
         lr_drops: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        if min(hard_weight, soft_weight) < 0 or hard_weight + soft_weight == 0 or temperature <= 0 or max_norm < 0:
+        if min(hard_weight, soft_weight) < 0 or hard_weight + soft_weight == 0 or temperature <= 0:
             raise ValueError(
-                f"{hard_weight=} and {soft_weight=} must not be negative nor both 0, {temperature=} must be above 0 and "
-                f"{max_norm=} not negative"
+                f"{hard_weight=} and {soft_weight=} must not be negative nor both 0, and {temperature=} must be above 0"
             )
+        if min(max_norm, max_gradient_norm) < 0:
+            raise ValueError(f"{max_norm=} and {max_gradient_norm=} must not be negative")
         if bool(teachers) != (soft_weight > 0):
             raise ValueError(
                 f"soft_weight is {soft_weight} and there are {len(teachers)} teachers: soft targets need a teacher, and a "
@@ -91,7 +95,7 @@ class HintonKD(L.LightningModule):
         self.teachers = tuple(teachers)
         self.hard_weight, self.soft_weight, self.temperature = hard_weight, soft_weight, temperature
         self.soft_loss, self.ensemble_mean = soft_loss, ensemble_mean
-        self.max_norm = max_norm
+        self.max_norm, self.max_gradient_norm = max_norm, max_gradient_norm
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.schedule, self.lr_drops = schedule, tuple(lr_drops)
 
@@ -126,6 +130,10 @@ class HintonKD(L.LightningModule):
         if self.soft_weight:
             loss = loss + self.soft_weight * self.distillation_loss(logits, self.soft_targets(x))  # (2)
         return loss  # (4)
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        if self.max_gradient_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.max_norm:

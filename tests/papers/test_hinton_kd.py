@@ -331,3 +331,14 @@ def test_every_arm_of_the_demo_can_be_built() -> None:
     for run in runs:
         if not run.parents:
             build(run.arm.method, Place())
+
+
+def test_a_students_gradient_is_clipped_where_that_is_asked_for() -> None:
+    network = torch.nn.Linear(3, 2)
+    for limit, expected in ((0.0, 5.0), (1.0, 1.0)):
+        network.weight.grad, network.bias.grad = torch.zeros(2, 3), torch.tensor([3.0, 4.0])
+        method = HintonKD(network, hard_weight=1.0, soft_weight=0.0, max_gradient_norm=limit)
+        method.configure_gradient_clipping(None)
+        assert float(network.bias.grad.norm()) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="max_gradient_norm"):
+        HintonKD(network, hard_weight=1.0, soft_weight=0.0, max_gradient_norm=-1.0)
