@@ -220,8 +220,9 @@ def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > SHOWN:  # inside the axes they would hide the curves
         columns = 5 if max(map(len, labels)) < 12 else 2
+        below = -0.14 * min(1.0, 5.6 / axes.figure.get_figheight())  # type: ignore[union-attr]
         axes.legend(
-            handles, labels, fontsize=7, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False
+            handles, labels, fontsize=7, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, below), frameon=False
         )
     elif handles:
         axes.legend(handles, labels, fontsize=7.5, loc="best", framealpha=0.9)

@@ -21,7 +21,7 @@ def arms_of(table: Table) -> list[Row]:
 
 
 def draw_arms(axes: Axes, table: Table, pair_set: str, colour: str) -> None:
-    """Accuracy (of classifiers: error) of every arm, a point with a bar of one standard deviation; the teacher's as a line."""
+    """Accuracy (of classifiers: error) of every arm, a point with a bar of one standard deviation; a line at the teacher."""
     rows, key = arms_of(table), f"{pair_set}:{table.words.metric}"
     found = [row.cells.get(key, Cell(None, None, ())) for row in rows]
     axes.errorbar(
@@ -34,9 +34,9 @@ def draw_arms(axes: Axes, table: Table, pair_set: str, colour: str) -> None:
         capsize=2.5,
         linewidth=1.2,
     )
-    teachers = {row.teacher for row in rows}
+    teachers = {row.teacher for row in rows if row.teacher}
     for row, cell in zip(rows, found, strict=True):
-        if row.name in teachers and cell.mean is not None:
+        if teachers == {row.name} and cell.mean is not None:  # several lines would say nothing
             axes.axvline(cell.mean, color="#777777", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_yticks(range(len(rows)), [textwrap.shorten(row.title, LONGEST, placeholder=" ...") for row in rows])
     _finish(axes, f"{table.words.metric} on {pair_set} (%)", len(rows))
@@ -59,6 +59,7 @@ def draw_groups(axes: Axes, table: Table, pair_set: str, colours: tuple[str, ...
             linestyle="",
             marker=markers[at % len(markers)],
             color=colours[at % len(colours)],
+            markerfacecolor=colours[at % len(colours)] if at < len(colours) else "white",
             markersize=5,
             label=name,
         )
