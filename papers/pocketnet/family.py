@@ -10,6 +10,9 @@ from common.experiment.spec import Spec, WeightsOf, spec
 
 METHOD = "papers.pocketnet.method.MultiStepKD"
 
+BENCHMARK = "papers.pocketnet.benchmark.DistillationBenchmark"
+POCKETNET = "common.backbones.PocketNet"
+
 
 @dataclass(frozen=True)
 class School:
@@ -128,3 +131,17 @@ def built_from(found: Arm, network: Spec) -> Spec:
     """The network of a spec (of a PocketNet) with the cells that a search has found at the same seed."""
     options = {name: value for name, value in network.options if name != "genotype"}
     return spec("papers.pocketnet.supernet.searched_network", weights=WeightsOf(found), **options)
+
+
+def columns(recorded_with: str) -> tuple[tuple[str, str, str, str], ...]:
+    """Columns of the numbers that were recorded with a pair set."""
+    return (
+        (
+            f"{recorded_with}:final_last",
+            "100 MSE",
+            "loss",
+            "100 x mean squared difference of the unit embeddings of student and finished teacher, last epoch of training",
+        ),
+        (f"{recorded_with}:arcface_last", "ArcFace", "loss", "mean ArcFace loss of the last epoch of training"),
+        (f"{recorded_with}:weight_per_dimension", "w/d", "ratio", "weight of the squared distance of unit embeddings"),
+    )

@@ -26,7 +26,8 @@ from papers.pocketnet.benchmark import record_of
 from papers.pocketnet.family import School
 from papers.pocketnet.figures import curves_of, draw
 from papers.pocketnet.method import MultiStepKD
-from papers.pocketnet.table import DROPS, plan
+from papers.pocketnet.scale_paper import DROPS
+from papers.pocketnet.table import plan
 from papers.registry import get_paper
 
 RECIPE: dict[str, Any] = {"embedding_size": 4, "num_classes": 6, "lr": 0.05, "reference_batch": 0, "scale": 8.0}
