@@ -70,7 +70,7 @@ def gap_narrows(key: str, text: str, before: str, after: str, pair_set: str) -> 
     """F, ours, not the paper's (C5 of our specification): the gap between the best and the worst group is smaller."""
     return superior(
         key,
-        f"{text} (ours, not the paper's)",
+        f"{text}",
         Quantity(before, pair_set, "group_gap"),
         Quantity(after, pair_set, "group_gap"),
         source="suite",

@@ -100,7 +100,7 @@ def gap_narrows(key: str, title: str, arm: str, none: str, pair_set: str) -> Cla
     """F (ours, not the paper's): the distilled student's groups lie closer together than the undistilled one's."""
     return superior(
         key,
-        f"{title} narrows the gap between the best and the worst group (ours, not the paper's)",
+        f"{title} narrows the gap between the best and the worst group",
         Quantity(none, pair_set, "group_gap"),
         Quantity(arm, pair_set, "group_gap"),
         source="suite",
@@ -117,7 +117,7 @@ def gap_widens(key: str, arm: str, teacher: str, pair_set: str) -> Claim:
     """F (ours, not the paper's): the student's groups lie further apart than its teacher's."""
     return superior(
         key,
-        "a student of half the width has a wider gap between the groups than its teacher (ours, not the paper's)",
+        "a student of half the width has a wider gap between the groups than its teacher",
         Quantity(arm, pair_set, "group_gap"),
         Quantity(teacher, pair_set, "group_gap"),
         source="suite",

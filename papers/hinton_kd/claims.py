@@ -105,7 +105,7 @@ def specialists_help(specialists: str, generalist: str) -> Claim:
 
 def gap_shrinks(distilled: str, hard: str) -> Claim:
     """F, ours: soft targets narrow the gap between the best and the worst class."""
-    text = "distillation narrows the gap between the best and the worst class (ours, not the paper's)"
+    text = "distillation narrows the gap between the best and the worst class"
     return superior("F1", text, on(hard, "group_gap"), on(distilled, "group_gap"), source="suite")
 
 
@@ -128,7 +128,7 @@ def identities_distil(plain: str, student: str, with_margin: str, pair_set: str)
         ),
         superior(
             "B3",
-            "identity logits narrow the gap between the best and the worst group of faces (ours, not the paper's)",
+            "identity logits narrow the gap between the best and the worst group of faces",
             on(student, "group_gap", pair_set),
             on(plain, "group_gap", pair_set),
             source="suite",

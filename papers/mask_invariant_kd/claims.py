@@ -86,7 +86,7 @@ def gap_does_not_grow(base: str, guided: str, teacher: str) -> Claim:
         )
         for on in (one_masked(base), both_masked(base))
     ]  # fmt: skip
-    text = f"with masks the gap between groups grows by less than 1 point from the teacher to {guided} (ours, not the paper's)"
+    text = f"with masks the gap between groups grows by less than 1 point from the teacher to {guided}"
     return conjunction("C6", text, parts)
 
 
