@@ -48,8 +48,8 @@ def draw_plot(table: Table, svg: Path | str, png: Path | str | None = None, pair
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         series = list(dict.fromkeys(row.series for row in table.rows))
-        if any(row.teacher for row in table.rows) and arms_of(table):
-            figure.set_figheight(max(4.6, 1.4 + 0.3 * len(arms_of(table))))
+        if any(row.teacher for row in table.rows) and (arms := arms_of(table, chosen)):
+            figure.set_figheight(max(4.6, 1.4 + 0.3 * len(arms)))
             draw_arms(left, table, chosen, COLOURS[0])
             draw_groups(right, table, chosen, COLOURS, MARKERS)
         else:

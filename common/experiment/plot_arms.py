@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 LONGEST = 46  # characters of an arm's name in a line
 
 
-def arms_of(table: Table) -> list[Row]:
-    """The rows that have numbers, in printing order."""
-    return [row for row in table.rows if row.cells]
+def arms_of(table: Table, pair_set: str) -> list[Row]:
+    """The rows that were measured on a pair set, in printing order."""
+    key = f"{pair_set}:{table.words.metric}"
+    return [row for row in table.rows if key in row.cells and row.cells[key].mean is not None]
 
 
 def draw_arms(axes: Axes, table: Table, pair_set: str, colour: str) -> None:
     """Accuracy (of classifiers: error) of every arm, a point with a bar of one standard deviation; a line at the teacher."""
-    rows, key = arms_of(table), f"{pair_set}:{table.words.metric}"
+    rows, key = arms_of(table, pair_set), f"{pair_set}:{table.words.metric}"
     found = [row.cells.get(key, Cell(None, None, ())) for row in rows]
     axes.errorbar(
         [math.nan if cell.mean is None else cell.mean for cell in found],
@@ -44,7 +45,7 @@ def draw_arms(axes: Axes, table: Table, pair_set: str, colour: str) -> None:
 
 def draw_groups(axes: Axes, table: Table, pair_set: str, colours: tuple[str, ...], markers: tuple[str, ...]) -> None:
     """Accuracy of every group of every arm: a line from the lowest to the highest, a marker a group, means over seeds."""
-    rows = arms_of(table)
+    rows = arms_of(table, pair_set)
     names = list(dict.fromkeys(name for row in rows for name in row.groups.get(pair_set, {})))
     reach = []
     for row in rows:
