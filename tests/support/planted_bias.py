@@ -8,7 +8,7 @@ of them and the pictures of each, and asks the evaluators, who see the drawn pai
 often these hold the truth. What is planted is the share of hard persons in the second group: none, half, all. A second
 embedding keeps a quarter of the dimensions and plays the compressed model.
 
-    PYTHONPATH=. python tests/support/planted_bias.py     # 200 experiments; common/fairness/coverage.svg and .json
+    PYTHONPATH=. python tests/support/planted_bias.py     # 200 experiments; results/fairness/coverage.svg and .json
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from common.fairness.report import verification_report
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests/golden/generated_faces/embedding.npz"
-FIGURE = ROOT / "common/fairness/coverage.svg"
+FIGURE = ROOT / "results/fairness/coverage.svg"
 NAMES = ("first", "second")
 PLANTED = {"none": 0.0, "half": 0.5, "all": 1.0}
 PEOPLE, PICTURES, KEPT = 600, 4, 4  # persons of a population, pictures of each, dimensions of the compressed embedding
