@@ -8,13 +8,15 @@ from common.experiment.judge import Verdict
 
 UNITS = {"pp": " pp", "tau": "", "ratio": "", "loss": "", "%": " %", "MB": " MB"}
 
+OURS = " (ours, not the paper's)"  # said of every claim of the suite's, once
+
 
 def verdict_grid(verdicts: Sequence[Verdict], people: str = "people") -> tuple[list[str], list[list[str]]]:
     """Head and rows of the claims table; `people` are what the bootstrap resampled."""
     head = ["claim", "says", "verdict", "effect [95 %]", "claimed", "smallest visible", "seeds", people]
     body = []
     for v in verdicts:
-        text = v.text + (" (ours, not the paper's)" if v.source == "suite" else "")
+        text = v.text.removesuffix(OURS) + OURS * (v.source == "suite")
         found = v.finding
         if found is None:
             body.append([v.key, text, v.verdict, "", "", "", "", ""])

@@ -84,7 +84,7 @@ def not_only_more_training(key: str, takd: str, longer: str) -> Claim:
 
 def gap_does_not_widen(key: str, takd: str, blkd: str, pair_set: str = TEST, kind: str = "class") -> Claim:
     """F1 (ours, not the paper's): the assistant does not pay with the worst group."""
-    text = f"with one assistant the gap between the best and the worst {kind} is no larger than without"
+    text = f"with one assistant the gap between the best and the worst {kind} is no larger than without (ours, not the paper's)"
     return superior(f"F1{key}", text, on(blkd, pair_set, "group_gap"), on(takd, pair_set, "group_gap"), source="suite")
 
 
