@@ -135,6 +135,6 @@ def _mechanism(prefix: str, top: int, tag: str, words: str) -> Claim:
 
 def _gap_widens(prefix: str, top: int, tag: str, words: str) -> Claim:
     """G1, ours: at the highest sparsity weight selection widens the gap between the groups."""
-    text = f"{words}weight selection at {top} % widens the gap between the best and the worst group"
+    text = f"{words}weight selection at {top} % widens the gap between the best and the worst group (ours, not the paper's)"
     pruned, dense = on(f"{prefix}weight_selection_{top}", "group_gap"), on(f"{prefix}{FULL}", "group_gap")
     return superior(f"G1{tag}", text, pruned, dense, source="suite")
