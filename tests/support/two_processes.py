@@ -43,6 +43,8 @@ def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any
             member.join()
     failed = [rank for rank in (0, 1) if (folder / f"error-{rank}.txt").exists()]
     assert not failed, "\n".join((folder / f"error-{rank}.txt").read_text() for rank in failed)
+    codes = [member.exitcode for member in members]
+    assert codes == [0, 0], f"the two processes ended with {codes}; what they say is in the captured output"
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
