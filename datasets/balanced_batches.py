@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset
 
 from datasets.errors import CorruptRecord
-from datasets.memory import Batch, EpochBatches, EpochLoader, MemoryImages, normalise, stored_batch
+from datasets.memory import Batch, EpochBatches, EpochLoader, MemoryImages, stored_batch
 from datasets.recordio import read_index
+from datasets.wrapped import WrappedImages
 
 LARGEST_EXACT_KEY = 1 << 24  # records hold keys as float32
 
@@ -153,7 +153,7 @@ class MarkedBatches(Dataset):
         return (*self.batches[batch], batch.index, batch.flip, batch.general)
 
 
-class BalancedBatches(pl.LightningDataModule):
+class BalancedBatches(WrappedImages):
     """Another data module whose training batches have a general and a balanced half.
 
     Batches are (images, labels, index, flip, general), general rows first. Everything else (pair sets, classes, fingerprint,
@@ -169,22 +169,9 @@ class BalancedBatches(pl.LightningDataModule):
     def __init__(
         self, data: Any, identities: int = 8, images: int = 4, draw: Literal["epoch", "step"] = "epoch"
     ) -> None:
-        super().__init__()
-        self.data, self.identities, self.per_identity, self.draw = data, identities, images, draw
+        super().__init__(data)
+        self.identities, self.per_identity, self.draw = identities, images, draw
         self._labels: torch.Tensor | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "data" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.__dict__["data"], name)
-
-    def prepare_data(self) -> None:
-        """The other's."""
-        self.data.prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """The other's."""
-        self.data.setup(stage)
 
     @property
     def train_labels(self) -> torch.Tensor:
@@ -193,20 +180,19 @@ class BalancedBatches(pl.LightningDataModule):
             self._labels = _labels_of(self.data)
         return self._labels
 
-    def images(self, index: torch.Tensor, flip: bool) -> torch.Tensor:
-        """Training images in memory, index int64 [B], as a batch sees them, float32 [B, C, H, W].
+    def memory_loader(self) -> Any:
+        """The other's.
 
         Raises:
-            TypeError: the images are not in memory.
+            TypeError: its images are not in memory.
         """
-        batches = self.data.train_dataloader().dataset
-        if not isinstance(batches, MemoryImages):
+        loader = self.data.train_dataloader()
+        if not isinstance(loader.dataset, MemoryImages):
             raise TypeError(
                 f"{type(self.data).__name__} does not keep its training images in memory: let the teacher look at every batch "
                 "instead of keeping its answers (kept_answers=False)."
             )
-        pixels = batches.images.index_select(0, index)
-        return normalise(pixels.flip(-1) if flip else pixels, batches.divisor)
+        return loader
 
     def train_dataloader(self) -> EpochLoader:
         """Batches of both halves."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
-from datasets.memory import Batch, EpochLoader, MemoryImages, MemoryLoader, normalise, stored_batch
+from datasets.memory import Batch, EpochLoader, MemoryImages, MemoryLoader, stored_batch
+from datasets.wrapped import WrappedImages
 
 
 class IndexedImages(MemoryImages):
@@ -20,7 +20,7 @@ class IndexedImages(MemoryImages):
         return (*super().__getitem__(batch), batch.index, batch.flip)
 
 
-class Indexed(pl.LightningDataModule):
+class Indexed(WrappedImages):
     """Another data module whose training batches are (images, labels, index, flip).
 
     Order and flips are those of the other data module, which must keep its training images in memory (`MemoryLoader`).
@@ -30,36 +30,12 @@ class Indexed(pl.LightningDataModule):
         data: the other data module.
     """
 
-    def __init__(self, data: Any) -> None:
-        super().__init__()
-        self.data = data
+    def memory_loader(self) -> Any:
+        """The other's.
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "data" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.__dict__["data"], name)
-
-    def prepare_data(self) -> None:
-        """The other's."""
-        self.data.prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """The other's."""
-        self.data.setup(stage)
-
-    @property
-    def train_labels(self) -> torch.Tensor:
-        """Labels int64 [N] of the training images, in stored order."""
-        labels: torch.Tensor = self._loader().dataset.labels
-        return labels
-
-    def images(self, index: torch.Tensor, flip: bool) -> torch.Tensor:
-        """The training images of the given index int64 [B] as a batch sees them, float32 [B, C, H, W]."""
-        batches = self._loader().dataset
-        pixels = batches.images.index_select(0, index)
-        return normalise(pixels.flip(-1) if flip else pixels, batches.divisor)
-
-    def _loader(self) -> Any:
+        Raises:
+            TypeError: its images are not in memory.
+        """
         loader = self.data.train_dataloader()
         if not isinstance(loader, MemoryLoader):
             raise TypeError(
@@ -70,7 +46,7 @@ class Indexed(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """The other's batches in the same order, each with index and flip."""
-        loader: Any = self._loader()
+        loader: Any = self.memory_loader()
         batches = loader.dataset
         numbered = IndexedImages(batches.images, batches.labels, batches.batch_size, batches.divisor)
         return EpochLoader(numbered, loader.sampler)

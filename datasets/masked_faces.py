@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset
 
@@ -21,6 +20,7 @@ from datasets.masked_pairs import COLOUR_KEY, MASKED_PAIRS, PROTOCOLS, WithMasks
 from datasets.memory import Batch, EpochBatches, EpochLoader, MemoryLoader, normalise, stored_batch
 from datasets.pairs import PairSet
 from datasets.stream import StreamLoader
+from datasets.wrapped import WrappedImages
 
 TEACHER_SEES = ("clean", "official_code")
 
@@ -123,7 +123,7 @@ def unmasked(batch: Batch) -> MaskedBatch:
     return MaskedBatch(batch.index, batch.flip, none, fixed_looks(len(batch.index), (0,)), batch.flip)
 
 
-class MaskedFaces(pl.LightningDataModule):
+class MaskedFaces(WrappedImages):
     """Another data module whose training images wear masks for the student, and whose pair sets come under three protocols.
 
     Training batches: (student's images, labels, index, teacher's flip), which say which clean image the teacher sees, so that
@@ -163,7 +163,7 @@ class MaskedFaces(pl.LightningDataModule):
         protocols: tuple[str, ...] = tuple(PROTOCOLS),
         masked_pairs: str = "second",
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         if not 0 <= probability <= 1:
             raise ValueError(f"probability is {probability}; expected the share of masked images, 0..1.")
         if teacher_sees not in TEACHER_SEES or masked_pairs not in MASKED_PAIRS or set(protocols) - set(PROTOCOLS):
@@ -173,38 +173,12 @@ class MaskedFaces(pl.LightningDataModule):
             )
         if teacher_sees == "official_code" and not teacher_images:
             raise ValueError("A teacher that sees masks sees new ones every time: set teacher_images=True.")
-        self.data = data
         self.probability, self.independent_flip = probability, independent_flip
         self.teacher_sees, self.teacher_images = teacher_sees, teacher_images
         self.margin, self.official_landmarks, self.arithmetic = margin, official_landmarks, arithmetic
         self.sets, self.protocols, self.masked_pairs = tuple(sets), tuple(protocols), masked_pairs
         self._masks: dict[tuple[int, int], FaceMasks] = {}
         self._pair_sets: dict[str, dict[str, PairSet]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "data" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.__dict__["data"], name)
-
-    def prepare_data(self) -> None:
-        """The other's."""
-        self.data.prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """The other's."""
-        self.data.setup(stage)
-
-    @property
-    def train_labels(self) -> torch.Tensor:
-        """int64 [N] of the training images in memory."""
-        labels: torch.Tensor = self._loader().dataset.labels
-        return labels
-
-    def images(self, index: torch.Tensor, flip: bool) -> torch.Tensor:
-        """The clean training images of the given index int64 [B], float32 [B, 3, H, W]: what the teacher is asked about."""
-        batches = self._loader().dataset
-        pixels = batches.images.index_select(0, index)
-        return normalise(pixels.flip(-1) if flip else pixels, batches.divisor)
 
     def masks(self, images: torch.Tensor) -> FaceMasks:
         """The masks of images [B, 3, H, W] of that height and width."""
@@ -214,7 +188,12 @@ class MaskedFaces(pl.LightningDataModule):
             self._masks[height, width] = masks
         return self._masks[height, width]
 
-    def _loader(self) -> Any:
+    def memory_loader(self) -> Any:
+        """The other's, whose images are clean: what the teacher is asked about.
+
+        Raises:
+            TypeError: masks cannot be drawn into it. ValueError: it streams, and the teacher's images are not asked for.
+        """
         loader = self.data.train_dataloader()
         if not isinstance(loader, MemoryLoader | StreamLoader) or not isinstance(loader.sampler, EpochBatches):
             raise TypeError(f"{type(self.data).__name__} gives no loader that masks can be drawn into.")
@@ -224,7 +203,7 @@ class MaskedFaces(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """The other's images in the same order, with the two views of each."""
-        loader: Any = self._loader()
+        loader: Any = self.memory_loader()
         batches, sampler = loader.dataset, loader.sampler
         if isinstance(loader, MemoryLoader):
             images, labels = batches.images, batches.labels

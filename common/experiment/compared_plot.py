@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.experiment.compared import KINDS, LESS, MORE, ONE, Compared, Comparison
-from common.experiment.plot import COLOURS, MARKERS, STYLE
-from common.files import write_atomically
+from common.experiment.figure import svg_figure
+from common.experiment.plot import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,16 +29,11 @@ def draw_comparisons(found: Compared, svg: Path | str) -> None:
     drop. Markers grow with compression and are filled where the distance stands after correction; crosses rest on one
     seed. The same comparisons give the same bytes.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     kinds = [kind for kind in KINDS if any(one.kind == kind for one in found.comparisons)] or [next(iter(KINDS))]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6 * len(kinds), 6.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+    with svg_figure(svg, 1, len(kinds), (5.6 * len(kinds), 6.2)) as panels:
+        for axes, kind in zip(panels[0], kinds, strict=True):
             _panel(axes, [one for one in found.comparisons if one.kind == kind], kind)
+        figure = panels[0, 0].figure
         figure.suptitle(
             "Drop of accuracy by compression, at the same seeds (percent points, 95 % intervals)", fontsize=10
         )
@@ -48,9 +42,6 @@ def draw_comparisons(found: Compared, svg: Path | str) -> None:
             "x: one seed; larger markers: less than 50 % and than 10 % left; *: stale",
             fontsize=7,
         )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(svg, buffer.getvalue())
 
 
 def _panel(axes: Axes, rows: Sequence[Comparison], kind: str) -> None:

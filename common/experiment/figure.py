@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def svg_figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+def svg_figure(
+    path: Path | str,
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    width_ratios: Sequence[float] | None = None,
+) -> Iterator[Any]:
     """A figure of `rows` x `columns` panels that is written to `path` at the end, unless an error ends it.
 
     Args:
-        path: the SVG file. size: width and height, inches.
+        path: the SVG file. size: width and height, inches. width_ratios: of the columns; None: all alike.
 
     Yields:
         The panels: an array [rows, columns] of matplotlib axes.
@@ -32,7 +38,7 @@ def svg_figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.subplots(rows, columns, squeeze=False)
+        yield figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     write_atomically(path, buffer.getvalue())

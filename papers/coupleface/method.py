@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from common.distillation.feature import squared_distance
-from common.distillation.teacher import Teacher, TeacherAnswers
+from common.distillation.stored_answers import StoredAnswers
+from common.distillation.teacher import Teacher
 from common.distributed import gather_rows, total
 from common.experiment.callbacks import derived_seed
 from common.recognition import FaceRecognizer
@@ -114,7 +115,7 @@ class CoupleFace(FaceRecognizer):
         self.feature_weight, self.relation_weight, self.num_hard_ids = feature_weight, relation_weight, num_hard_ids
         self.slack, self.one_sided, self.negatives, self.bank = slack, one_sided, negatives, bank
         self.initial_bank, self.feature_reduction = initial_bank, feature_reduction
-        self.answers: TeacherAnswers | None = None
+        self.answers: StoredAnswers | None = None
         self.register_buffer("mined", torch.tensor(False))
         self.register_buffer("record", torch.zeros(records, 3, dtype=torch.float64))  # pairs, harder ones, sum of R(s)
         if self.num_classes is not None:
@@ -128,7 +129,7 @@ class CoupleFace(FaceRecognizer):
         if not hasattr(self, "hard"):
             self._make_bank(int(data.num_classes))
         if self.answers is None or self.answers.data is not data:
-            self.answers = TeacherAnswers(self.teacher, data)
+            self.answers = StoredAnswers(self.teacher, data)
 
     def _make_bank(self, identities: int) -> None:
         check_count(self.num_hard_ids, identities)

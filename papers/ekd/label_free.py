@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.distillation.teacher import Teacher, TeacherAnswers
+from common.distillation.stored_answers import StoredAnswers
+from common.distillation.teacher import Teacher
 from common.distributed import gather_rows
 from common.recognition import FaceRecognizer
 
@@ -23,12 +24,12 @@ class LabelFree(FaceRecognizer):
     def __init__(self, backbone: nn.Module, teacher: Teacher, distillation: nn.Module, **recognition: Any) -> None:
         super().__init__(backbone, **recognition)
         self.teacher, self.distillation = teacher, distillation
-        self.answers: TeacherAnswers | None = None
+        self.answers: StoredAnswers | None = None
 
     def prepare(self, data: Any) -> None:
         """Look up the teacher's answers in this data module."""
         if self.answers is None or self.answers.data is not data:
-            self.answers = TeacherAnswers(self.teacher, data)
+            self.answers = StoredAnswers(self.teacher, data)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         assert self.answers is not None

@@ -34,7 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.distillation.teacher import Teacher, TeacherAnswers
+from common.distillation.stored_answers import StoredAnswers
+from common.distillation.teacher import Teacher
 from common.distributed import gather_rows
 from common.recognition import FaceRecognizer
 
@@ -213,13 +214,13 @@ class EKD(FaceRecognizer):
         self.teacher = teacher
         self.distillation: nn.Module = EvaluationOrientedLoss() if distillation is None else distillation
         self.kept_answers = kept_answers
-        self.answers: TeacherAnswers | None = None
+        self.answers: StoredAnswers | None = None
 
     def prepare(self, data: Any) -> None:
         """Make the head, and look up the teacher's answers in this data module."""
         super().prepare(data)
         if self.answers is None or self.answers.data is not data:
-            self.answers = TeacherAnswers(self.teacher, data)
+            self.answers = StoredAnswers(self.teacher, data)
             if hasattr(self.distillation, "prepare"):
                 self.distillation.prepare(self, data)  # type: ignore[operator]
 

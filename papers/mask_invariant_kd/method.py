@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from common.distillation.feature import squared_distance
 from common.distillation.response import kd_loss
-from common.distillation.teacher import Teacher, TeacherAnswers
+from common.distillation.stored_answers import StoredAnswers
+from common.distillation.teacher import Teacher
 from common.recognition import FaceRecognizer
 from common.schedules import Multiplier
 
@@ -86,7 +87,7 @@ class MaskInv(FaceRecognizer):
         self.late_from, self.late_lr_factor = late_from, late_lr_factor
         self.response_weight, self.temperature = response_weight, temperature
         self.batch_statistics = batch_statistics
-        self.answers: TeacherAnswers | None = None
+        self.answers: StoredAnswers | None = None
         if student_init == "teacher":
             _start_from(backbone, teacher.network)
 
@@ -101,7 +102,7 @@ class MaskInv(FaceRecognizer):
         if self.classify:
             super().prepare(data)
         if self.answers is None or self.answers.data is not data:
-            self.answers = TeacherAnswers(self.teacher, data)
+            self.answers = StoredAnswers(self.teacher, data)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         x, labels = batch[0], batch[1]

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor, nn
 
 from common.distillation.feature import cosine_distance, squared_distance
-from common.distillation.teacher import Teacher, TeacherAnswers
+from common.distillation.stored_answers import StoredAnswers
+from common.distillation.teacher import Teacher
 from common.recognition import FaceRecognizer
 
 WATCHED = (
@@ -100,7 +101,7 @@ class MultiStepKD(FaceRecognizer):
         self.kd_weight = kd_weight if teacher is not None else 0.0
         self.distance, self.classification_weight = distance, classification_weight
         self.epochs, self.watch_every = epochs, watch_every
-        self.answers: TeacherAnswers | None = None
+        self.answers: StoredAnswers | None = None
         self._present_epoch = -1
         self.register_buffer("history", torch.full((len(WATCHED), epochs), math.nan, dtype=torch.float64))
         self.register_buffer(
@@ -125,7 +126,7 @@ class MultiStepKD(FaceRecognizer):
                 f"the losses of {planned} epochs are to be recorded, there is room for {self.epochs}: raise epochs"
             )
         if self.teacher is not None:
-            self.answers = TeacherAnswers(self.teacher, self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.answers = StoredAnswers(self.teacher, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         x, labels = batch[0], batch[1]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.backbones import MobileFaceNet
+from common.distillation.stored_answers import StoredAnswers
 from common.distillation.teacher import Teacher, TeacherAnswers
 from common.files import DamagedFileError
 from common.weights import WeightsMismatchError, save_weights
@@ -136,23 +137,87 @@ def test_answers_that_are_looked_up_are_those_of_the_batch_mirrored_ones_include
 
 def test_the_teacher_is_asked_once_an_image_and_side(faces: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = Teacher(small())
-    seen = 0
-    ask = teacher.network.forward
-
-    def counted(x: torch.Tensor) -> torch.Tensor:
-        nonlocal seen
-        seen += len(x)
-        return ask(x)
-
-    monkeypatch.setattr(teacher.network, "forward", counted)
+    seen = counted(teacher, monkeypatch)
     answers = TeacherAnswers(teacher, faces, batch_size=10)
     batches = list(faces.train_dataloader())
     for batch in batches * 3:
         answers(batch)
-    assert seen == 2 * 36
+    assert sum(seen) == 2 * 36
     answers.forget()
     answers(batches[0])
-    assert seen == 4 * 36
+    assert sum(seen) == 4 * 36
+
+
+def counted(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of images whenever the teacher is asked."""
+    seen: list[int] = []
+    ask = teacher.network.forward
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return ask(x)
+
+    monkeypatch.setattr(teacher.network, "forward", counting)
+    return seen
+
+
+@pytest.fixture
+def folder(tmp_path: Path, faces: Indexed, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where answers are stored."""
+    monkeypatch.setenv("FAIRPRESS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_another_run_takes_the_stored_answers_bit_for_bit(
+    faces: Indexed, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    teacher, device = Teacher(small()), torch.device("cpu")
+    expected = TeacherAnswers(teacher, faces, batch_size=10).all(device)
+    assert torch.equal(StoredAnswers(teacher, faces, batch_size=10).all(device), expected)
+    seen = counted(teacher, monkeypatch)
+    assert torch.equal(StoredAnswers(teacher, faces, batch_size=10).all(device), expected)
+    assert seen == [10]  # the first images, to see that it is the same teacher
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_stored_answers_of_another_teacher_or_to_other_images_are_not_taken(faces: Indexed, folder: Path) -> None:
+    device = torch.device("cpu")
+    others = Indexed(GeneratedFaces(size=32, identities=12, images_per_identity=4, batch_size=8, seed=3))
+    others.prepare_data()
+    others.setup("fit")
+    torch.manual_seed(0)
+    first, second = Teacher(small()), Teacher(small())
+    last = list(second.network.parameters())[-1]
+    for teacher, data in ((first, faces), (second, faces), (first, others)):
+        found = StoredAnswers(teacher, data, batch_size=10).all(device)
+        assert torch.equal(found, TeacherAnswers(teacher, data, batch_size=10).all(device))
+    last.data += 1e-3
+    found = StoredAnswers(second, faces, batch_size=10).all(device)
+    assert torch.equal(found, TeacherAnswers(second, faces, batch_size=10).all(device))
+    assert len([path for path in folder.iterdir() if path.stat().st_size < 10_000]) == 4  # others: images
+
+
+def test_the_same_weights_in_another_network_are_asked_anew(faces: Indexed, folder: Path) -> None:
+    """As after a change of the network's code: weights and images alike, answers not."""
+    torch.manual_seed(0)
+    teacher, device = Teacher(small()), torch.device("cpu")
+    before = StoredAnswers(teacher, faces, batch_size=10).all(device)
+    teacher.network.register_forward_hook(lambda _module, _args, answer: 2 * answer)
+    assert torch.equal(StoredAnswers(teacher, faces, batch_size=10).all(device), 2 * before)
+
+
+def test_damaged_stored_answers_are_collected_again(faces: Indexed, folder: Path) -> None:
+    torch.manual_seed(0)
+    teacher, device = Teacher(small()), torch.device("cpu")
+    expected = StoredAnswers(teacher, faces, batch_size=10).all(device)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged"):
+        again = StoredAnswers(teacher, faces, batch_size=10).all(device)
+    assert torch.equal(again, expected)
 
 
 def test_batches_that_are_not_numbered_are_looked_at(faces: Indexed) -> None:

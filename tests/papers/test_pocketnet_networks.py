@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pocketnet_weights import fill, two_images
+from shape_weights import fill, two_images
 from torch import nn
 
 from common.backbones import PocketNet, PocketNetM, PocketNetS

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
-from pocketnet_weights import fill
+from shape_weights import fill
 from torch import Tensor
 
 from common.backbones import PocketNet

@@ -13,7 +13,6 @@ embedding keeps a quarter of the dimensions and plays the compressed model.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,19 +196,14 @@ def experiment(
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """Left: coverage of every interval with the range that 200 experiments of a 95 % interval give. Right: gaps."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from scipy.stats import binom
 
-    from common.experiment.plot import COLOURS, MARKERS, STYLE
-    from common.files import write_atomically
+    from common.experiment.figure import svg_figure
+    from common.experiment.plot import COLOURS, MARKERS
 
     names = list(NAMED)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 5.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    with svg_figure(path, 1, 2, (9.5, 5.2), width_ratios=(3, 2)) as panels:
+        left, right = panels[0]
         low, high = (100 * binom.ppf(q, EXPERIMENTS, 0.95) / EXPERIMENTS for q in (0.005, 0.995))
         left.axvspan(low, high, color="#dddddd", label="99 % range of a 95 % interval")
         left.axvline(95, color="#777777", linewidth=0.8)
@@ -234,9 +228,6 @@ def plot(found: dict[str, Any], path: Path) -> None:
         right.set_ylim(-3, 106)
         for axes in (left, right):
             axes.grid(True, linewidth=0.3, alpha=0.5)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(path, buffer.getvalue())
 
 
 def main() -> None:

@@ -24,11 +24,13 @@ def fill(network: nn.Module, phase: float, gain: float) -> None:
         tensor.copy_(torch.from_numpy(values).reshape(tensor.shape))
 
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             count = module.weight.numel()
             spread = gain * np.sqrt(2 / (count / module.weight.shape[0])) * np.sqrt(12)
             put(module.weight, spread * hashed(round(10 * phase) + count, count))
-        elif isinstance(module, nn.BatchNorm2d):
+            if module.bias is not None:
+                put(module.bias, 0.05 * np.cos(0.3 * np.arange(module.bias.numel()) + phase))
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             k = np.arange(module.num_features)
             if module.affine:
                 put(module.weight, 1 + 0.1 * np.sin(0.9 * k + phase))
