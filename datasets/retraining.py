@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 from datasets.augmentation import TensorBatches, TensorLoader
 from datasets.memory import Batch, EpochLoader, stored_batch
 from datasets.splits import ImagesInMemory
+from datasets.wrapped import Wrapped
 
 
 class NumberedBatches(TensorBatches):
@@ -24,7 +24,7 @@ class NumberedBatches(TensorBatches):
         return (*super().__getitem__(batch), batch.index.to(self.labels.device))
 
 
-class Retraining(pl.LightningDataModule):
+class Retraining(Wrapped):
     """Another image classification set for the next training of a model; validation and test parts are the other's.
 
     Args:
@@ -49,27 +49,18 @@ class Retraining(pl.LightningDataModule):
         numbered: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         if not isinstance(data, ImagesInMemory):
             raise TypeError(
                 f"{type(data).__name__} is not held in memory: give a set like datasets.classification.CIFAR10"
             )
-        self.data, self.kept, self.cut_seed, self.numbered = data, tuple(kept), cut_seed, numbered
+        self.kept, self.cut_seed, self.numbered = tuple(kept), cut_seed, numbered
         data.seed = int(np.random.SeedSequence((seed, repeat)).generate_state(1)[0])
         self._is_cut = False
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "data" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.__dict__["data"], name)
-
-    def prepare_data(self) -> None:
-        """The other's."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """The other's, and the cut."""
-        self.data.setup(stage)
+        super().setup(stage)
         if not self._is_cut:
             self.data.train = self.data.train.select(self._staying(self.data.train.labels.numpy()))
             self._is_cut = True

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 from datasets.splits import ImagesInMemory, Part, held_out
+from datasets.wrapped import Wrapped
 
 
-class TransferSet(pl.LightningDataModule):
+class TransferSet(Wrapped):
     """Another data module with fewer training images, or without their labels; validation and test part stay whole.
 
     Args:
@@ -35,28 +35,18 @@ class TransferSet(pl.LightningDataModule):
         fraction_seed: int = 0,
         labelled: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         if not isinstance(data, ImagesInMemory):
             raise TypeError(f"{type(data).__name__} does not keep its images in memory, so that none can be left out")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}; it is the share of training images that stays, in (0, 1]")
-        self.data = data
         self.without, self.fraction, self.fraction_seed = tuple(without), fraction, fraction_seed
         self.labelled = labelled
         self._narrowed = False
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "data" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.__dict__["data"], name)
-
-    def prepare_data(self) -> None:
-        """The other's."""
-        self.data.prepare_data()
-
     def setup(self, stage: str | None = None) -> None:
         """Read the other data module and narrow its training part; does nothing the second time."""
-        self.data.setup(stage)
+        super().setup(stage)
         if self._narrowed:
             return
         part = self.data.train

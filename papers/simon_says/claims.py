@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.experiment.claims import NUMBER_PREFIX, Claim, Contrast, Quantity, conjunction, superior
+from papers.simon_says.sets import ACROSS, TEST
 
-TEST, ACROSS = "test", "across arms"
 RISE = 2.0  # C2: CEV at 75 % over CEV at 30 % (the paper's is 2.8)
 IMBALANCE = 3.0  # C3: CEV of pruning with cut classes over CEV without (the paper's is 5.2)
 

@@ -27,7 +27,7 @@ from common.evaluation.benchmark import Measurement
 from common.evaluation.classification import TASK, add_decisions, margin, pruning_cost
 from common.fairness.compression import pie_all_runs
 from common.fairness.confusion import class_errors, confusion, error_shift
-from papers.simon_says.claims import ACROSS, TEST
+from papers.simon_says.sets import ACROSS, TEST
 from papers.simon_says.similarity import svcca_distances
 
 

@@ -16,28 +16,28 @@ from common.experiment.claims import Claim
 from common.experiment.spec import DataFile, DataRoot, spec
 from papers.simon_says import claims
 from papers.simon_says.family import ARMS, Family
+from papers.simon_says.sets import ACROSS, TEST
 
 ALONE = spec("common.evaluation.classification.ClassificationBenchmark")
-AT = claims.TEST
 COLUMNS = (
     (
-        f"{AT}:cev",
+        f"{TEST}:cev",
         "CEV",
         "%²",
         "combined error variance against the unpruned network, scale of arXiv:2106.07849; 0 = even",
     ),
-    (f"{AT}:sde", "SDE", "%", "symmetric distance error, same scale; 0 = FPR and FNR of every class change alike"),
-    (f"{AT}:pies", "PIEs", "count", "test images on which all students of a seed disagree with the unpruned network"),
-    (f"{AT}:left_out", "left out", "layers", "classes without an error of the unpruned network, not in CEV and SDE"),
-    (f"{AT}:svcca_layer1", "SVCCA", "loss", "SVCCA distance of the first stage from the unpruned network's"),
-    (f"{claims.ACROSS}:error", "mean error", "%", "of all arms of a row that looks across arms"),
-    (f"{claims.ACROSS}:pearson", "CEV ~ SVCCA", "ratio", "Pearson's correlation of CEV and SVCCA distance across arms"),
-    (f"{claims.ACROSS}:tau", "CEV ~ error", "ratio", "Kendall's tau between the rankings of arms by CEV and by error"),
+    (f"{TEST}:sde", "SDE", "%", "symmetric distance error, same scale; 0 = FPR and FNR of every class change alike"),
+    (f"{TEST}:pies", "PIEs", "count", "test images on which all students of a seed disagree with the unpruned network"),
+    (f"{TEST}:left_out", "left out", "layers", "classes without an error of the unpruned network, not in CEV and SDE"),
+    (f"{TEST}:svcca_layer1", "SVCCA", "loss", "SVCCA distance of the first stage from the unpruned network's"),
+    (f"{ACROSS}:error", "mean error", "%", "of all arms of a row that looks across arms"),
+    (f"{ACROSS}:pearson", "CEV ~ SVCCA", "ratio", "Pearson's correlation of CEV and SVCCA distance across arms"),
+    (f"{ACROSS}:tau", "CEV ~ error", "ratio", "Kendall's tau between the rankings of arms by CEV and by error"),
 )
 FEATURES = ("at", "sp", "pkt", "hints")
 EVERY = ("struct", "kd", *FEATURES, *(f"{name}_kd" for name in FEATURES))
 PERCENTS = (30, 45, 60, 75)
-SLOW: dict[str, Any] = {"lr": 0.005}  # of AT and PKT, in the official scripts a tenth of the others'
+SLOW: dict[str, Any] = {"lr": 0.005}  # of TEST and PKT, in the official scripts a tenth of the others'
 
 
 def plan(scale: str) -> TablePlan:
@@ -106,8 +106,8 @@ def _demo() -> TablePlan:
         seeds=(0, 1, 2),
         data_note="the 1,797 real handwritten digits of scikit-learn; 497 train, 200 validate, 1,100 test; cut: a tenth of the "
         "twos stays, a fifth of the fours, half of the nines. Rates are smoothed, (errors + 1) / (images + 2)",
-        pair_sets=(AT, claims.ACROSS),
-        fairness_set=AT,
+        pair_sets=(TEST, ACROSS),
+        fairness_set=TEST,
         columns=COLUMNS,
     )
 
@@ -120,8 +120,8 @@ def _smoke() -> TablePlan:
         claims=(),
         seeds=(0,),
         data_note="a few epochs on scikit-learn's digits: shows that all runs, its numbers mean nothing",
-        pair_sets=(AT, claims.ACROSS),
-        fairness_set=AT,
+        pair_sets=(TEST, ACROSS),
+        fairness_set=TEST,
         columns=COLUMNS,
     )
 
@@ -158,8 +158,8 @@ def _real() -> TablePlan:
         seeds=(0, 1, 2),
         data_note="a published ResNet-20, pruned on 5,000 training images of CIFAR-10, measured on all 10,000 test images; cut: "
         "a tenth of the birds stays, a fifth of the deer, half of the trucks",
-        pair_sets=(AT, claims.ACROSS),
-        fairness_set=AT,
+        pair_sets=(TEST, ACROSS),
+        fairness_set=TEST,
         columns=COLUMNS,
     )
 
@@ -204,7 +204,7 @@ def _paper() -> TablePlan:
         claims=_claims(FEATURES, PERCENTS),
         seeds=(0, 1, 2),
         data_note="CIFAR-100, 50,000 train, 10,000 test; four students for every row and seed; 15 classes cut to 10, 20 or 50 %",
-        pair_sets=(AT, claims.ACROSS),
-        fairness_set=AT,
+        pair_sets=(TEST, ACROSS),
+        fairness_set=TEST,
         columns=COLUMNS,
     )
