@@ -53,6 +53,4 @@ IMAGENET_PEOPLE = Entry(
     (Count("Imagenet.csv", 10216, "lines"),),
     reader="datasets.imagenet_people.ImageNetPeople",
 )
-FAIRFACE_FOLDER = "fairface"
-
 ATTRIBUTES = (UTKFACE, CELEBA, IMAGENET_PEOPLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datasets.catalog import Count, Entry
+from datasets.catalog_attributes import ATTRIBUTES
 from datasets.catalog_classification import CLASSIFICATION
 
 REC_TREE = ("train.rec", "train.idx", "property", "lfw.bin", "cfp_fp.bin", "agedb_30.bin", "calfw.bin", "cplfw.bin")
@@ -219,4 +220,4 @@ OTHERS = (
     ),
 )
 
-ENTRIES = TRAINING + VERIFICATION + OTHERS + CLASSIFICATION
+ENTRIES = TRAINING + VERIFICATION + ATTRIBUTES + OTHERS + CLASSIFICATION
