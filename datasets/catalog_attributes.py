@@ -53,4 +53,5 @@ IMAGENET_PEOPLE = Entry(
     (Count("Imagenet.csv", 10216, "lines"),),
     reader="datasets.imagenet_people.ImageNetPeople",
 )
+
 ATTRIBUTES = (UTKFACE, CELEBA, IMAGENET_PEOPLE)

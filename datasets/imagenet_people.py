@@ -19,7 +19,7 @@ from datasets.lists import file_name, integer, read_csv
 
 GENDERS = ("Male", "Female")
 CLASSES = 104
-FILE = re.compile(r"(n\d{8})_\d+\.JPEG", re.IGNORECASE)
+FILE = re.compile(r"(n\d{8})_\d+\.JPEG", re.IGNORECASE | re.ASCII)
 
 
 class ImageNetPeople(AttributeFiles):

@@ -20,9 +20,9 @@ GENDERS = ("Male", "Female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 OLDEST = 116
 #: `<age>_<gender>_<race>_<time>.jpg.chip.jpg`; one published name lacks the dot before "jpg", other copies lack ".chip.jpg"
-NAME = re.compile(r"(\d{1,3})_(\d)_(\d)_(\d{10,20})\.?(?:jpg)?(?:\.chip)?\.jpg", re.IGNORECASE)
+NAME = re.compile(r"(\d{1,3})_(\d)_(\d)_(\d{10,20})\.?(?:jpg)?(?:\.chip)?\.jpg", re.IGNORECASE | re.ASCII)
 #: three published names have no race; projects that repair them disagree, and so they are left out
-WITHOUT_RACE = re.compile(r"\d{1,3}_\d_\d{10,20}\.?(?:jpg)?(?:\.chip)?\.jpg", re.IGNORECASE)
+WITHOUT_RACE = re.compile(r"\d{1,3}_\d_\d{10,20}\.?(?:jpg)?(?:\.chip)?\.jpg", re.IGNORECASE | re.ASCII)
 
 
 def read_name(name: str) -> tuple[int, int, int] | None:

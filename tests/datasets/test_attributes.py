@@ -272,6 +272,7 @@ def test_utkface_names(name: str, expected: tuple[int, int, int] | None) -> None
         ("26_1_5_20170116174525125.jpg.chip.jpg", "the race is 5, expected 0..4"),
         ("126_1_1_20170116174525125.jpg.chip.jpg", "the age is 126, expected 0..116"),
         ("portrait.jpg", "is no file name of UTKFace"),
+        ("26_\u0663_0_20170104023102422.jpg.chip.jpg", "is no file name of UTKFace"),  # a digit of another script
     ],
     ids=["gender", "race", "age", "other"],
 )
