@@ -274,7 +274,7 @@ def test_utkface_names(name: str, expected: tuple[int, int, int] | None) -> None
         ("portrait.jpg", "is no file name of UTKFace"),
         ("26_\u0663_0_20170104023102422.jpg.chip.jpg", "is no file name of UTKFace"),  # a digit of another script
     ],
-    ids=["gender", "race", "age", "other"],
+    ids=["gender", "race", "age", "other", "other digits"],
 )
 def test_utkface_names_that_say_no_labels(name: str, message: str) -> None:
     with pytest.raises(BadList, match=message):
