@@ -49,7 +49,7 @@ def curve(axes: Axes, x: Sequence[Any], y: Any, at: int, label: str, yerr: Any =
     style: Any = {
         "label": label,
         "color": COLOURS[at % len(COLOURS)],
-        "marker": MARKERS[at % len(MARKERS)],
+        "marker": MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],  # two curves of one colour differ here
         "markersize": 4,
         "linewidth": 1.2,
     }
