@@ -46,7 +46,7 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
     with svg_figure(path, 1, len(tasks), (6.4 * len(tasks), 4.4)) as panels:
         for axes, (task, runs) in zip(panels[0], tasks.items(), strict=True):
             _losses(axes, runs)
-            finish(axes, "pruned (%)", "standard deviation of losses (pp)", _titled(task))
+            finish(axes, "pruned (%)", "standard deviation of losses (pp)", _titled(task).rstrip(": "))
     found[path.name] = LOSSES
     path = stem.with_name(f"{stem.name}-groups.svg")
     columns = {task: columns_of(runs[FULL, 0][0]) for task, runs in tasks.items()}
