@@ -1,6 +1,6 @@
 """CoupleFace's table at every scale, and its claims, written before any result of ours existed.
 
-make coupleface                                   demo: generated faces of 800 people, 48 px, 3 seeds, minutes on 2 cores
+make coupleface                                   demo: generated faces of 800 people, 32 px, 3 seeds, minutes on 2 cores
 make coupleface SCALE=smoke                       every kind of arm for a few steps, under a minute
 make coupleface SCALE=lab                         generated faces of 2,000 people, 112 px, and alpha x beta: one GPU
 make coupleface SCALE=paper DATA=/path DEVICES=8  MS1MV2: IResNet-100 and -50 teach MobileFaceNet and IResNet-18
@@ -117,7 +117,7 @@ def _demo() -> TablePlan:
         family.weights(1, 10),
     ]
     note = (
-        "generated faces, 48 x 48 pixels: 800 people with 6 images each; "
+        "generated faces, 32 x 32 pixels: 800 people with 6 images each; "
         "the teacher is that of the shared setting, trained on 12 images each of 400 of them"
     )
     return _table(arms, _claims(student.name, "", FAIRNESS_SET), (0, 1, 2), note)

@@ -1,6 +1,6 @@
 """EKD's table at every scale, and its claims, written before any result of ours existed.
 
-make ekd                                    demo: generated faces, 48 px, 3 seeds
+make ekd                                    demo: generated faces, 32 px, 3 seeds
 make ekd SCALE=smoke                        every kind of arm for a few steps, under a minute
 make ekd SCALE=real DATA=/path              a published MobileFaceNet teaches half its width on FairFace, tested on LFW
 make ekd SCALE=lab                          generated faces, 112 px, every arm: one GPU
@@ -111,7 +111,7 @@ def _demo() -> TablePlan:
         arms=arms,
         claims=_embedded_claims(),
         seeds=(0, 1, 2),
-        data_note="generated faces, 48 x 48 pixels, 400 identities x 12 images; TAR over all 8 million test pairs",
+        data_note="generated faces, 32 x 32 pixels, 400 identities x 12 images; TAR over all 8 million test pairs",
         pair_sets=SETS,
         fairness_set=FAIRNESS_SET,
         columns=COLUMNS,

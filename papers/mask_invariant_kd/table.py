@@ -1,6 +1,6 @@
 """MaskInv's table at every scale.
 
-make mask_invariant_kd                                   demo: generated faces, 48 px, 3 seeds
+make mask_invariant_kd                                   demo: generated faces, 32 px, 3 seeds
 make mask_invariant_kd SCALE=smoke                       every kind of arm for two epochs of a few faces
 make mask_invariant_kd SCALE=real DATA=/path             a published MobileFaceNet, FairFace without labels, LFW
 make mask_invariant_kd SCALE=lab                         generated faces, 112 px: one GPU
@@ -99,7 +99,7 @@ def _demo() -> TablePlan:
         arms=_embedded_arms(_embedded(face_setting("demo"))),
         claims=_embedded_claims("mixed"),
         seeds=(0, 1, 2),
-        data_note="generated faces, 48 x 48 pixels, with synthetic masks on none, one or both faces of a pair",
+        data_note="generated faces, 32 x 32 pixels, with synthetic masks on none, one or both faces of a pair",
         pair_sets=_sets("mixed", "frontal"),
         fairness_set="mixed_one_masked",
         columns=_columns("mixed"),

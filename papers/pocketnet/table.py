@@ -1,6 +1,6 @@
 """PocketNet's table at every scale, and its claims, written before any result of ours existed.
 
-make pocketnet                                   demo: generated faces, 48 px, 3 seeds
+make pocketnet                                   demo: generated faces, 32 px, 3 seeds
 make pocketnet SCALE=smoke                       every kind of arm for a few steps, under a minute
 make pocketnet SCALE=real DATA=/path             students of a published MobileFaceNet, without labels, on FairFace; LFW
 make pocketnet SCALE=lab                         generated faces, 112 px, the paper's networks: one GPU
@@ -110,14 +110,14 @@ def _faces(size: int, identities: int, per_identity: int) -> dict[str, Any]:
 
 
 def _demo() -> TablePlan:
-    shared = {"input_size": 48, "tail_channels": 128, "activation": "relu"}
+    shared = {"input_size": 32, "tail_channels": 128, "activation": "relu"}
     sizes = Sizes(
         small={"channels": 4, "cells": 5, **shared},
         medium={"channels": 8, "cells": 4, **shared},
         mobile={"width": 0.25, "blocks": (1, 1, 1)},
-        supernet={"channels": 4, "cells": 4, **shared, "input_size": 32},
+        supernet={"channels": 4, "cells": 4, **shared},
         faces=_faces(32, 100, 12),
-        epochs=6,
+        epochs=8,
         search_epochs=5,
         search_batch=32,
     )
@@ -125,7 +125,7 @@ def _demo() -> TablePlan:
         arms=_embedded_arms(face_setting("demo"), sizes),
         claims=_embedded_claims(sizes.epochs),
         seeds=(0, 1, 2),
-        data_note="generated faces, 48 x 48 pixels; the search: 100 people of 12 pictures each, 32 x 32 pixels",
+        data_note="generated faces, 32 x 32 pixels; the search: 100 people of 12 pictures each",
         pair_sets=SETS,
         fairness_set=FAIRNESS_SET,
         columns=columns(FAIRNESS_SET),

@@ -428,12 +428,20 @@ def test_curves_are_drawn_from_the_record(tmp_path: Path) -> None:
     assert draw([], tmp_path / "none") == {}
 
 
-def test_students_of_half_the_epochs_meet_the_teacher_of_the_same_share() -> None:
+def test_students_meet_the_teacher_of_the_same_share_of_its_training() -> None:
     arms = {arm.name: arm for arm in plan("demo").arms}
-    successive = dict(arms["s_multi"].method.options)["successive"]
-    assert [weights.kept for weights in successive] == ["epoch2", "epoch4", "epoch6", "epoch8", "epoch10", "epoch12"]
-    assert {weights.kept for weights in successive} <= set(arms["teacher"].keep)
-    assert arms["s_multi"].phases[0].epochs == 6
-    one = arms["teacher"]
+    student, one = arms["s_multi"], arms["teacher"]
+    successive = dict(student.method.options)["successive"]
+    assert [weights.kept for weights in successive] == [f"epoch{epoch}" for epoch in range(1, 9)]
+    assert {weights.kept for weights in successive} <= set(one.keep)
+    assert student.phases[0].epochs == 8
+
+    def school(epochs: int) -> School:
+        return School(one, one.method, 4, one.data, one.data, one.benchmark, {}, epochs, 12)
+
+    half = school(6).multi("half", "half", one.method)
+    kept = [weights.kept for weights in dict(half.method.options)["successive"]]
+    assert kept == ["epoch2", "epoch4", "epoch6", "epoch8", "epoch10", "epoch12"]
+    assert half.phases[0].epochs == 6
     with pytest.raises(ValueError, match="12 epochs of the teacher cannot be shared out to 5"):
-        School(one, one.method, 4, one.data, one.data, one.benchmark, {}, 5, 12)
+        school(5)
