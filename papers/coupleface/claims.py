@@ -55,9 +55,8 @@ def hard_pairs_are_separated(features: str, both: str, pair_set: str) -> tuple[C
     """
 
     def lower(metric: str, key: str = "", words: str = "") -> Claim:
-        return superior(
-            "", "", Quantity(features, pair_set, f"number:{metric}"), Quantity(both, pair_set, f"number:{metric}")
-        )
+        before, after = (Quantity(arm, pair_set, f"number:{metric}") for arm in (features, both))
+        return superior(key, words, before, after)
 
     text = "the share of mined pairs more alike to the student than to the teacher falls faster with the relation loss"
     return (
