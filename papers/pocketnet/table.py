@@ -117,7 +117,7 @@ def _demo() -> TablePlan:
         mobile={"width": 0.25, "blocks": (1, 1, 1)},
         supernet={"channels": 4, "cells": 4, **shared},
         faces=_faces(32, 100, 12),
-        epochs=8,
+        epochs=4,
         search_epochs=5,
         search_batch=32,
     )
