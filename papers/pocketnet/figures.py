@@ -42,6 +42,7 @@ def draw(records: Sequence[RunRecord], stem: Path) -> dict[str, str]:
                 if values is not None:
                     curve(axes, range(1, len(values) + 1), values, at, label)
             finish(axes, "epoch", words)
+            axes.xaxis.get_major_locator().set_params(integer=True)
     return {path.name: CAPTION}
 
 
