@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.errors import CorruptRecord
-from datasets.kept_answers import KeepsAnswers
 from datasets.memory import Batch, EpochBatches, EpochLoader, MemoryImages, stored_batch
 from datasets.recordio import read_index
+from datasets.wrapped_images import WrappedImages
 
 LARGEST_EXACT_KEY = 1 << 24  # records hold keys as float32
 
@@ -153,7 +153,7 @@ class MarkedBatches(Dataset):
         return (*self.batches[batch], batch.index, batch.flip, batch.general)
 
 
-class BalancedBatches(KeepsAnswers):
+class BalancedBatches(WrappedImages):
     """Another data module whose training batches have a general and a balanced half.
 
     Batches are (images, labels, index, flip, general), general rows first. Everything else (pair sets, classes, fingerprint,

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from datasets.kept_answers import KeepsAnswers
 from datasets.memory import Batch, EpochLoader, MemoryImages, MemoryLoader, stored_batch
+from datasets.wrapped_images import WrappedImages
 
 
 class IndexedImages(MemoryImages):
@@ -20,7 +20,7 @@ class IndexedImages(MemoryImages):
         return (*super().__getitem__(batch), batch.index, batch.flip)
 
 
-class Indexed(KeepsAnswers):
+class Indexed(WrappedImages):
     """Another data module whose training batches are (images, labels, index, flip).
 
     Order and flips are those of the other data module, which must keep its training images in memory (`MemoryLoader`).

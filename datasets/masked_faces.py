@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from datasets import face_masks
 from datasets.face_masks import FaceMasks, Look, fixed_looks, masked_where, mirrored, random_looks
-from datasets.kept_answers import KeepsAnswers
 from datasets.masked_pairs import COLOUR_KEY, MASKED_PAIRS, PROTOCOLS, WithMasks, under_protocol
 from datasets.memory import Batch, EpochBatches, EpochLoader, MemoryLoader, normalise, stored_batch
 from datasets.pairs import PairSet
 from datasets.stream import StreamLoader
+from datasets.wrapped_images import WrappedImages
 
 TEACHER_SEES = ("clean", "official_code")
 
@@ -123,7 +123,7 @@ def unmasked(batch: Batch) -> MaskedBatch:
     return MaskedBatch(batch.index, batch.flip, none, fixed_looks(len(batch.index), (0,)), batch.flip)
 
 
-class MaskedFaces(KeepsAnswers):
+class MaskedFaces(WrappedImages):
     """Another data module whose training images wear masks for the student, and whose pair sets come under three protocols.
 
     Training batches: (student's images, labels, index, teacher's flip), which say which clean image the teacher sees, so that

@@ -14,7 +14,7 @@ from common.distillation.teacher import TeacherAnswers
 class StoredAnswers(TeacherAnswers):
     """`TeacherAnswers` that an earlier run with the same teacher and the same training images may have collected.
 
-    The data module keeps them (`kept_answers`, as `datasets.kept_answers.KeepsAnswers` has it; without it nothing is kept). A
+    The data module keeps them (`kept_answers`, as `datasets.wrapped_images.WrappedImages` has it; without it nothing is kept). A
     file is named by the content of the teacher's weights, of all images, and of the answers to the first of them, which are
     computed anew every time: another network, version, device or number of threads that changes a single bit there finds no
     file, and collects for itself. A run therefore ends alike with a file and without.
