@@ -90,7 +90,7 @@ def similarity_goes_along(gallery: str) -> Claim:
 
 def the_gap_too(kd: str, struct: str) -> Claim:
     """F1 (ours, not the paper's): with KD the gap between the best and the worst class is smaller too."""
-    text = "with cut classes KD leaves a smaller gap between best and worst class than pruning alone (ours, not the paper's)"
+    text = "with cut classes KD leaves a smaller gap between best and worst class than pruning alone"
     return superior("F1", text, Quantity(struct, TEST, "group_gap"), Quantity(kd, TEST, "group_gap"), source="suite")
 
 
