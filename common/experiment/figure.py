@@ -44,8 +44,11 @@ def svg_figure(
     write_atomically(path, buffer.getvalue())
 
 
-def curve(axes: Axes, x: Sequence[Any], y: Any, at: int, label: str, yerr: Any = None) -> None:
-    """The `at`-th curve of a panel, with bars where `yerr` is given (as in matplotlib's `errorbar`)."""
+def curve(axes: Axes, x: Sequence[Any], y: Any, at: int, label: str, yerr: Any = None, joined: bool = True) -> None:
+    """The `at`-th curve of a panel, with bars where `yerr` is given (as in matplotlib's `errorbar`).
+
+    `joined`: a line from point to point; False where x has no order (groups, for example).
+    """
     style: Any = {
         "label": label,
         "color": COLOURS[at % len(COLOURS)],
@@ -53,10 +56,12 @@ def curve(axes: Axes, x: Sequence[Any], y: Any, at: int, label: str, yerr: Any =
         "markersize": 4,
         "linewidth": 1.2,
     }
+    which = at // len(COLOURS) if yerr is None else at
+    line = LINES[which % len(LINES)] if joined else "none"
     if yerr is None:
-        axes.plot(x, y, linestyle=LINES[at // len(COLOURS) % len(LINES)], **style)
+        axes.plot(x, y, linestyle=line, **style)
     else:
-        axes.errorbar(x, y, yerr=yerr, linestyle=LINES[at % len(LINES)], capsize=2, **style)
+        axes.errorbar(x, y, yerr=yerr, linestyle=line, capsize=2, **style)
 
 
 def finish(axes: Axes, x: str = "", y: str = "", title: str = "", legend_columns: int = 1) -> None:

@@ -103,7 +103,7 @@ def _groups(axes: Axes, runs: Mapping[tuple[str, int], list[RunRecord]], column:
         mean = np.array([[v["group_accuracy"][n] for n in names] for v in values]).mean(axis=0)
         ends = np.array([[v["group_interval"][n] for n in names] for v in values]).mean(axis=0)
         places = np.arange(len(names)) + 0.18 * (at - (len(present) - 1) / 2)
-        curve(axes, places.tolist(), mean, at, words, yerr=np.abs(ends.T - mean))
+        curve(axes, places.tolist(), mean, at, words, yerr=np.abs(ends.T - mean), joined=False)
     axes.set_xticks(range(len(names)), names, rotation=60 if len(names) > 4 else 0, fontsize=7)
 
 
