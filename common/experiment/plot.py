@@ -160,6 +160,7 @@ def _percent_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(_two_digits)
     axes.set_xlabel("weights left (%)")
 
 
