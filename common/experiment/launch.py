@@ -124,6 +124,7 @@ def _side_by_side(
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["common.experiment.run"])
+    waiting = by_urgency(waiting)
     active: dict[str, _Active] = {}
     try:
         while waiting or active:
@@ -141,6 +142,18 @@ def _side_by_side(
                 watcher.end(done.run, statuses[digest], time.monotonic() - done.since)
     finally:
         _stop(active)
+
+
+def by_urgency(runs: Sequence[Run]) -> list[Run]:
+    """Runs in the order in which they should start, the ones that are ready: seed after seed, and of a seed first those that
+    the longest line of others waits for, so that no processor idles at the end beside a teacher and its last student."""
+    behind = {run.digest: 0 for run in runs}
+    for run in reversed(runs):  # children before parents
+        for parent in run.parents:
+            if parent.digest in behind:
+                behind[parent.digest] = max(behind[parent.digest], behind[run.digest] + 1)
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(runs, key=lambda run: (seeds.index(run.seed), -behind[run.digest]))
 
 
 def _ready(run: Run, statuses: dict[str, str]) -> bool:

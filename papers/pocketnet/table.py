@@ -118,7 +118,7 @@ def _demo() -> TablePlan:
         supernet={"channels": 4, "cells": 4, **shared},
         faces=_faces(32, 100, 12),
         epochs=4,
-        search_epochs=3,
+        search_epochs=2,
         search_batch=64,  # thousands of small operations a step: half the images would take three quarters of its time
     )
     return TablePlan(

@@ -17,7 +17,7 @@ import tiny_runs
 from tiny_runs import Silent, run_processes, shared_faces, student, teacher
 
 from common.experiment.arm import Run, plan_runs
-from common.experiment.launch import launch
+from common.experiment.launch import by_urgency, launch
 from common.experiment.phases import Machine
 from common.experiment.run import execute
 from common.experiment.store import Store, StoreError
@@ -122,6 +122,19 @@ def test_a_failing_arm_stops_alone_and_its_children_do_not_run(tmp_path: Path) -
     error = Store(tmp_path).state(runs[0].digest)["error"]  # type: ignore[index]
     assert error["type"] == "NonFiniteLossError"
     assert "epoch 1, step" in error["message"]
+
+
+def test_what_others_wait_for_starts_first_within_a_seed() -> None:
+    alone, parent = teacher(1), teacher(2)
+    child = student(parent)
+    runs = plan_runs([alone, student(parent), student(child)], (3, 0))
+    by_hand = [(3, parent), (3, child), (3, alone), (0, parent), (0, child), (0, alone)]
+    found = [(run.seed, run.arm) for run in by_urgency(runs)]
+    assert [one for one in found if one in by_hand] == by_hand
+    assert sorted(run.digest for run in by_urgency(runs)) == sorted(run.digest for run in runs)
+    assert by_urgency(runs[3:]) == [
+        run for run in by_urgency(runs) if run in runs[3:]
+    ]  # parents that are finished are not listed
 
 
 def test_two_processes_do_not_compute_the_same_run(tmp_path: Path) -> None:
