@@ -29,7 +29,7 @@ NEUTRAL = frozenset(
         "datasets.catalog_entries",  # says where data sets come from
         "datasets.errors",  # classes of errors
         "datasets.fingerprint",  # names what was read
-        "datasets.generated.cache",  # keeps rendered images under the hash of the renderer's source, verified
+        "datasets.generated.cache",  # keeps arrays under the hash of what decides them, verified
     }
 )
 _PATH = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[^\W\d]\w{{0,99}}){{1,9}}", re.ASCII)

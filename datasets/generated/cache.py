@@ -1,7 +1,7 @@
-"""Rendered once: a directory of arrays, each file named by the digest of everything that decides its content.
+"""Made once: arrays in files (rendered images, decoded pictures, a teacher's answers), named by the digest of what decides them.
 
 A file is a magic line, one line of JSON (names, types, shapes, SHA-256 of the payload) and the arrays' raw bytes. It
-is written beside its name and renamed, so that readers, and processes that render the same set at once, only ever see
+is written beside its name and renamed, so that readers, and processes that make the same set at once, only ever see
 whole files.
 """
 
@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def directory() -> Path:
-    """Where rendered sets lie: the environment variable FAIRPRESS_CACHE, else `.store/data` in the checkout."""
+    """Where the files lie: the environment variable FAIRPRESS_CACHE, else `.store/data` in the checkout."""
     chosen = os.environ.get("FAIRPRESS_CACHE")
     return Path(chosen).expanduser() if chosen else Path(__file__).resolve().parents[2] / ".store" / "data"
 
@@ -53,12 +53,12 @@ def cached(settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
     A damaged file is announced with a warning and made anew. Raises OSError, with what to do, when the directory
     cannot be written.
     """
-    path = directory() / f"faces-{digest({**settings, 'source': source_digest()})}.bin"
+    path = directory() / f"arrays-{digest({**settings, 'source': source_digest()})}.bin"
     if path.exists():
         try:
             return read(path)
         except ValueError as error:
-            warnings.warn(f"{error} It is rendered again.", stacklevel=2)
+            warnings.warn(f"{error} It is made again.", stacklevel=2)
     arrays = make()
     write(path, arrays)
     return arrays
@@ -68,7 +68,7 @@ def read(path: Path) -> Arrays:
     """Arrays of one file. Raises ValueError naming the file when its bytes are not those that were written."""
     with path.open("rb") as file:
         if file.readline(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path} is not a file of rendered images, or its head is damaged.")
+            raise ValueError(f"{path} is not a file of kept arrays, or its head is damaged.")
         try:
             head = json.loads(file.readline(LONGEST_HEAD))
             expected = head["sha256"]
@@ -120,7 +120,9 @@ def write(path: Path, arrays: Arrays) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     except OSError as error:
         advice = "set FAIRPRESS_CACHE to a directory that can be written."
-        raise OSError(f"The rendered images cannot be kept in {path.parent} ({error}); {advice}") from error
+        raise OSError(
+            f"Rendered images and other arrays cannot be kept in {path.parent} ({error}); {advice}"
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(MAGIC + head)

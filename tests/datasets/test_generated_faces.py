@@ -203,7 +203,7 @@ def test_damaged_cache_is_noticed_and_made_again(damage: str, tmp_path: Path, mo
     path.write_bytes(bad[damage])
     with pytest.raises(ValueError, match="damaged"):
         cache.read(path)
-    with pytest.warns(UserWarning, match="rendered again"):
+    with pytest.warns(UserWarning, match="made again"):
         repaired = cache.cached({"a": 1}, make)
     assert make.made == 2
     assert np.array_equal(repaired["images"], whole["images"])
