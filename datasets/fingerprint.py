@@ -17,7 +17,10 @@ def of_arrays(*arrays: np.ndarray) -> str:
     for array in arrays:
         array = np.ascontiguousarray(array)
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.tobytes() if array.dtype != object else "\0".join(map(str, array)).encode())
+        if array.dtype == object:
+            digest.update("\0".join(map(str, array)).encode())
+        else:
+            digest.update(array.reshape(-1).view(np.uint8))  # no copy: it may be a whole data set
     return digest.hexdigest()[:16]
 
 
