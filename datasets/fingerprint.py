@@ -20,7 +20,7 @@ def of_arrays(*arrays: np.ndarray) -> str:
         if array.dtype == object:
             digest.update("\0".join(map(str, array)).encode())
         else:
-            digest.update(array.reshape(-1).view(np.uint8))  # no copy: it may be a whole data set
+            digest.update(array.reshape(-1).view(np.uint8).data)  # no copy: it may be a whole data set
     return digest.hexdigest()[:16]
 
 
