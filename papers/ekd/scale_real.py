@@ -9,8 +9,8 @@ from common.experiment.spec import DataFile, DataRoot, spec
 from papers.ekd import claims
 from papers.ekd.family import BASELINES
 
-LABEL_FREE = ("feature_l2", "cosine", "fitnet", "rkd", "sp", "pkt", "cckd", "darkrank")
-RELATIONS = LABEL_FREE[3:]
+RELATIONS = ("rkd", "sp", "pkt", "cckd", "darkrank")
+LABEL_FREE = ("feature_l2", "cosine", "fitnet", *RELATIONS)
 
 
 def plan() -> TablePlan:
